@@ -1,0 +1,132 @@
+package resolve
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Reason says why a name or an address could not be resolved. The zero value
+// is no failure.
+type Reason int
+
+// The reasons of a failed lookup.
+const (
+	ReasonNone        Reason = iota
+	NotFound                 // NXDOMAIN everywhere asked, or absent from every source
+	NoData                   // the name exists, with no record of the type asked for
+	ServFail                 // a server answered SERVFAIL (or FORMERR, NOTIMP): it could not find out
+	Refused                  // a server answered REFUSED: it does not serve this client or name
+	Timeout                  // no server answered in time
+	Unreachable              // no server could be reached: no route, port closed, or denied locally
+	Malformed                // an answer came that is no valid answer to the question, or its CNAMEs loop
+	BadName                  // what was asked is no host name: empty, too long, or an empty label in it
+	Cancelled                // the caller gave up, or its own deadline was earlier than the resolver's
+	NotConfigured            // nothing on this machine is set up to answer (nsswitch.conf names no source known here)
+	Denied                   // the policy does not admit the name server a caller chose
+	HandshakeFailed          // DNS over TLS: the handshake with the server failed
+	UnknownServerName        // the name server a caller chose could not itself be resolved
+)
+
+// String is the reason in lower case, as "no data".
+func (r Reason) String() string {
+	switch r {
+	case ReasonNone:
+		return "none"
+	case NotFound:
+		return "name not found"
+	case NoData:
+		return "no data"
+	case ServFail:
+		return "server failure"
+	case Refused:
+		return "refused"
+	case Timeout:
+		return "timeout"
+	case Unreachable:
+		return "server unreachable"
+	case Malformed:
+		return "malformed answer"
+	case BadName:
+		return "bad name"
+	case Cancelled:
+		return "cancelled"
+	case NotConfigured:
+		return "no source configured"
+	case Denied:
+		return "denied by policy"
+	case HandshakeFailed:
+		return "tls handshake failed"
+	case UnknownServerName:
+		return "name server not found"
+	}
+	return fmt.Sprintf("reason %d", int(r))
+}
+
+// Temporary reports whether asking again later may give another answer: all
+// but a name that does not exist, has no such data, or is no name.
+func (r Reason) Temporary() bool {
+	switch r {
+	case ServFail, Refused, Timeout, Unreachable, Malformed, Cancelled, HandshakeFailed, UnknownServerName:
+		return true
+	}
+	return false
+}
+
+// Error is a lookup that gave no answer. It carries the trace that led there.
+type Error struct {
+	Reason   Reason
+	Name     string        // as the caller asked for it
+	Server   string        // address and port of the name server that decided it; empty when none did
+	Trace    []Step        // every step taken, in order
+	Notes    []string      // remarks on the walk, as in HostResult
+	Duration time.Duration // of the whole lookup
+	Err      error         // the error of the operating system, when there is one
+}
+
+// Error names what was asked, why it failed and who said so.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("resolve ")
+	fmt.Fprintf(&b, "%q", e.Name)
+	b.WriteString(": ")
+	b.WriteString(e.Reason.String())
+	if e.Server != "" {
+		b.WriteString(" (server ")
+		b.WriteString(e.Server)
+		b.WriteString(")")
+	}
+	if e.Err != nil {
+		b.WriteString(": ")
+		b.WriteString(e.Err.Error())
+	}
+	return b.String()
+}
+
+// Unwrap is the error underneath, for errors.Is and errors.As.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Timeout reports whether time ran out, as net.Error wants it.
+func (e *Error) Timeout() bool { return e.Reason == Timeout }
+
+// Temporary is Reason.Temporary, as net.Error wants it.
+func (e *Error) Temporary() bool { return e.Reason.Temporary() }
+
+// GAIError is a failure of GetAddrInfo or GetNameInfo.
+type GAIError struct {
+	Code     EAI
+	Trace    []Step        // empty when the request itself was wrong and nobody was asked
+	Duration time.Duration // of the whole call
+	Err      error         // the cause, when there is one: the context's error, or an *Error of the walk
+}
+
+// Error is the C name of the code and the cause.
+func (e *GAIError) Error() string {
+	if e.Err != nil {
+		return e.Code.String() + ": " + e.Err.Error()
+	}
+	return e.Code.String()
+}
+
+// Unwrap is the cause, for errors.Is and errors.As.
+func (e *GAIError) Unwrap() error { return e.Err }
