@@ -21,9 +21,9 @@ const (
 	Unreachable              // no server could be reached: no route, port closed, or denied locally
 	Malformed                // an answer came that is no valid answer to the question, or its CNAMEs loop
 	BadName                  // what was asked is no host name: empty, too long, or an empty label in it
-	Cancelled                // the caller gave up, or its own deadline was earlier than the resolver's
+	Cancelled                // the caller gave up (a deadline that passed is a Timeout)
 	NotConfigured            // nothing on this machine is set up to answer (nsswitch.conf names no source known here)
-	Denied                   // the policy does not admit the name server a caller chose
+	Denied                   // the name server may not be asked: the policy does not admit it
 	HandshakeFailed          // DNS over TLS: the handshake with the server failed
 	UnknownServerName        // the name server a caller chose could not itself be resolved
 )

@@ -1,0 +1,43 @@
+package resolve
+
+import (
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
+)
+
+// idnaEncode turns a name into its ASCII form (UTS 46, non-transitional). An
+// ASCII name is left as it is, whatever is in it. It fails on what is not
+// UTF-8 or cannot be encoded.
+func idnaEncode(name string) (string, bool) {
+	if isASCII(name) {
+		return name, true
+	}
+	if !utf8.ValidString(name) {
+		return "", false
+	}
+	for i := 0; i < len(name); i++ {
+		if name[i] == '\\' { // an escape has no meaning outside ASCII
+			return "", false
+		}
+	}
+	ascii, err := idna.Lookup.ToASCII(name)
+	return ascii, err == nil && ascii != ""
+}
+
+// idnaDecode turns a name into its Unicode form; one that cannot be stays.
+func idnaDecode(name string) string {
+	if s, err := idna.Lookup.ToUnicode(name); err == nil {
+		return s
+	}
+	return name
+}
+
+func isASCII(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,98 @@
+package resolve
+
+import (
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// system is what the files of this machine say at one moment.
+type system struct {
+	resolv   *resolvConf
+	hosts    *hostsFile // nil: there is no such file
+	multi    bool       // host.conf: a name may have several lines in the hosts file
+	sources  []source
+	gai      *gaiTables
+	hostname string // empty: unknown
+
+	localOnce sync.Once
+	localAll  []localAddress
+	localErr  error
+}
+
+// local is the list of this machine's addresses, read once for each lookup.
+func (s *system) local() ([]localAddress, error) {
+	s.localOnce.Do(func() { s.localAll, s.localErr = localAddresses() })
+	return s.localAll, s.localErr
+}
+
+// system takes a look at the files. Each is parsed again only when it changed.
+func (r *Resolver) system() *system {
+	hostname, _ := r.config.Hostname()
+	s := &system{hostname: hostname}
+	s.resolv = r.resolvConf.load(r.config.ResolvConf, hostname, func(data []byte, _ bool) *resolvConf {
+		return parseResolvConf(data, r.config.Getenv, hostname)
+	})
+	s.hosts = r.hosts.load(r.config.Hosts, "", func(data []byte, exists bool) *hostsFile {
+		if !exists {
+			return nil
+		}
+		return parseHosts(data)
+	})
+	s.multi = r.hostConf.load(r.config.HostConf, "", func(data []byte, exists bool) bool {
+		// Images without the file merge too: that is what their users expect
+		// of several lines, and what other C libraries do.
+		return !exists || parseHostConf(data)
+	})
+	s.sources = r.nsswitch.load(r.config.Nsswitch, "", func(data []byte, _ bool) []source { return parseNsswitch(data) })
+	s.gai = r.gaiConf.load(r.config.GaiConf, "", func(data []byte, _ bool) *gaiTables { return parseGaiConf(data) })
+	return s
+}
+
+// file is a parsed file that is read again when it changes.
+type file[T any] struct {
+	mu     sync.Mutex
+	loaded bool
+	stamp  stamp
+	key    string
+	value  T
+}
+
+// stamp tells one state of a file from the next. The change time is part of
+// it, because contents may be replaced within the same second and size.
+type stamp struct {
+	exists        bool
+	device, inode uint64
+	size          int64
+	mtime, ctime  syscall.Timespec
+}
+
+// racy is how old a file must be before its stamp is trusted: a change within
+// the granularity of the file system's clock would not show.
+const racy = 20 * time.Millisecond
+
+// load returns what parse makes of the file. key is an input of parse other
+// than the file: when it changes, the file is parsed again.
+func (f *file[T]) load(path, key string, parse func(data []byte, exists bool) T) T {
+	now := stampOf(path)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.loaded && f.stamp == now && f.key == key {
+		return f.value
+	}
+	data, err := os.ReadFile(path)
+	f.value = parse(data, err == nil)
+	f.stamp, f.key = now, key
+	changed := time.Unix(now.ctime.Unix())
+	f.loaded = !now.exists || time.Since(changed) > racy
+	return f.value
+}
+
+func stampOf(path string) stamp {
+	var st syscall.Stat_t
+	if syscall.Stat(path, &st) != nil {
+		return stamp{}
+	}
+	return stamp{true, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}
+}

@@ -1,0 +1,120 @@
+package resolve
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"probed/service/dial"
+)
+
+// walk is one lookup on its way through the sources: the configuration as it
+// was when the lookup began, the time left, and the trace.
+type walk struct {
+	r        *Resolver
+	sys      *system
+	ctx      context.Context
+	start    time.Time
+	deadline time.Time // zero: none
+	trace    []Step
+	queries  int // sent, repetitions included
+
+	// A server that left one of two questions unanswered gets them one by one,
+	// then each over a socket of its own, for the rest of this walk.
+	oneByOne, reopen bool
+}
+
+// newWalk starts a lookup. The time is bounded by timeout, when it is above
+// zero, and by ctx.
+func (r *Resolver) newWalk(ctx context.Context, timeout time.Duration) *walk {
+	w := &walk{r: r, ctx: ctx, start: time.Now(), sys: r.system()}
+	if timeout > 0 {
+		w.deadline = w.start.Add(timeout)
+	}
+	if d, ok := ctx.Deadline(); ok && (w.deadline.IsZero() || d.Before(w.deadline)) {
+		w.deadline = d
+	}
+	return w
+}
+
+// share is how long to wait for one try when more may have to follow: what
+// resolv.conf says, but no more than an even share of the time left, so that a
+// silent first server cannot use up the time of the second.
+func (w *walk) share(wait time.Duration, tries int) time.Duration {
+	if w.deadline.IsZero() {
+		return wait
+	}
+	return min(wait, max(0, time.Until(w.deadline)/time.Duration(max(tries, 1))))
+}
+
+// over tells that the time is up or the caller has gone.
+func (w *walk) over() bool {
+	return w.ctx.Err() != nil || !w.deadline.IsZero() && !time.Now().Before(w.deadline)
+}
+
+// step begins a step of the trace and returns its position.
+func (w *walk) step(s Step) int {
+	w.trace = append(w.trace, s)
+	return len(w.trace) - 1
+}
+
+// connect opens a connection to a server that ends by itself when the caller
+// goes away. release closes it and waits for all that was started here.
+func (w *walk) connect(open dialFunc, network string, server netip.AddrPort, wait time.Duration) (conn net.Conn, release func(), err error) {
+	ctx, cancel := context.WithTimeout(w.ctx, wait)
+	defer cancel()
+	conn, err = open(ctx, network, server)
+	if err != nil {
+		return nil, nil, err
+	}
+	if w.ctx.Done() == nil {
+		return conn, func() { conn.Close() }, nil
+	}
+	woken := make(chan struct{})
+	stop := context.AfterFunc(w.ctx, func() {
+		defer close(woken)
+		conn.SetDeadline(time.Unix(1, 0))
+	})
+	return conn, func() {
+		if !stop() {
+			<-woken
+		}
+		conn.Close()
+	}, nil
+}
+
+type dialFunc = func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error)
+
+// reasonOf sorts the error of a connection.
+func (w *walk) reasonOf(err error) Reason {
+	var denied *dial.DeniedError
+	var tlsError *handshakeError
+	switch {
+	case w.ctx.Err() == context.Canceled:
+		return Cancelled
+	case errors.As(err, &denied):
+		return Denied
+	case isTimeout(err):
+		return Timeout
+	case errors.As(err, &tlsError):
+		return HandshakeFailed
+	}
+	return Unreachable
+}
+
+// The values of h_errno (netdb.h), which the C library hands around.
+type hostErrno int
+
+const (
+	netdbInternal hostErrno = -1
+	netdbSuccess  hostErrno = 0
+	hostNotFound  hostErrno = 1
+	tryAgain      hostErrno = 2
+	noRecovery    hostErrno = 3
+	noData        hostErrno = 4
+)
+
+const errnoNone = syscall.Errno(0)
