@@ -72,6 +72,12 @@ const (
 	ErrorReason_ERROR_REASON_LIMIT_REACHED ErrorReason = 17
 	// The caller cancelled, or the call's deadline passed before there was an answer. CANCELLED or DEADLINE_EXCEEDED.
 	ErrorReason_ERROR_REASON_CANCELLED ErrorReason = 18
+	// The TLS handshake with the name server failed. UNAVAILABLE.
+	ErrorReason_ERROR_REASON_DNS_HANDSHAKE ErrorReason = 19
+	// The name of the name server to ask does not resolve itself. UNAVAILABLE.
+	ErrorReason_ERROR_REASON_DNS_SERVER_UNKNOWN ErrorReason = 20
+	// Nothing on this host is set up to answer: its nsswitch.conf names no source that probed speaks. UNAVAILABLE.
+	ErrorReason_ERROR_REASON_RESOLVER_NOT_CONFIGURED ErrorReason = 21
 )
 
 // Enum value maps for ErrorReason.
@@ -96,27 +102,33 @@ var (
 		16: "ERROR_REASON_UNAVAILABLE",
 		17: "ERROR_REASON_LIMIT_REACHED",
 		18: "ERROR_REASON_CANCELLED",
+		19: "ERROR_REASON_DNS_HANDSHAKE",
+		20: "ERROR_REASON_DNS_SERVER_UNKNOWN",
+		21: "ERROR_REASON_RESOLVER_NOT_CONFIGURED",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":         0,
-		"ERROR_REASON_INVALID_FIELD":       1,
-		"ERROR_REASON_INVALID_TARGET":      2,
-		"ERROR_REASON_POLICY_DENIED":       3,
-		"ERROR_REASON_SERVICE_NOT_FOUND":   4,
-		"ERROR_REASON_PROTOCOL_NOT_FOUND":  5,
-		"ERROR_REASON_NOT_IMPLEMENTED":     6,
-		"ERROR_REASON_INTERNAL":            7,
-		"ERROR_REASON_NAME_NOT_FOUND":      8,
-		"ERROR_REASON_NAME_HAS_NO_ADDRESS": 9,
-		"ERROR_REASON_DNS_TIMEOUT":         10,
-		"ERROR_REASON_DNS_SERVER_FAILURE":  11,
-		"ERROR_REASON_DNS_REFUSED":         12,
-		"ERROR_REASON_DNS_UNREACHABLE":     13,
-		"ERROR_REASON_DNS_MALFORMED":       14,
-		"ERROR_REASON_HTTP_REQUEST":        15,
-		"ERROR_REASON_UNAVAILABLE":         16,
-		"ERROR_REASON_LIMIT_REACHED":       17,
-		"ERROR_REASON_CANCELLED":           18,
+		"ERROR_REASON_UNSPECIFIED":             0,
+		"ERROR_REASON_INVALID_FIELD":           1,
+		"ERROR_REASON_INVALID_TARGET":          2,
+		"ERROR_REASON_POLICY_DENIED":           3,
+		"ERROR_REASON_SERVICE_NOT_FOUND":       4,
+		"ERROR_REASON_PROTOCOL_NOT_FOUND":      5,
+		"ERROR_REASON_NOT_IMPLEMENTED":         6,
+		"ERROR_REASON_INTERNAL":                7,
+		"ERROR_REASON_NAME_NOT_FOUND":          8,
+		"ERROR_REASON_NAME_HAS_NO_ADDRESS":     9,
+		"ERROR_REASON_DNS_TIMEOUT":             10,
+		"ERROR_REASON_DNS_SERVER_FAILURE":      11,
+		"ERROR_REASON_DNS_REFUSED":             12,
+		"ERROR_REASON_DNS_UNREACHABLE":         13,
+		"ERROR_REASON_DNS_MALFORMED":           14,
+		"ERROR_REASON_HTTP_REQUEST":            15,
+		"ERROR_REASON_UNAVAILABLE":             16,
+		"ERROR_REASON_LIMIT_REACHED":           17,
+		"ERROR_REASON_CANCELLED":               18,
+		"ERROR_REASON_DNS_HANDSHAKE":           19,
+		"ERROR_REASON_DNS_SERVER_UNKNOWN":      20,
+		"ERROR_REASON_RESOLVER_NOT_CONFIGURED": 21,
 	}
 )
 
@@ -151,7 +163,7 @@ var File_probe_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_probe_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bprobe/v1/error_reason.proto\x12\bprobe.v1*\xf5\x04\n" +
+	"\x1bprobe/v1/error_reason.proto\x12\bprobe.v1*\xe4\x05\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1f\n" +
@@ -172,7 +184,10 @@ const file_probe_v1_error_reason_proto_rawDesc = "" +
 	"\x19ERROR_REASON_HTTP_REQUEST\x10\x0f\x12\x1c\n" +
 	"\x18ERROR_REASON_UNAVAILABLE\x10\x10\x12\x1e\n" +
 	"\x1aERROR_REASON_LIMIT_REACHED\x10\x11\x12\x1a\n" +
-	"\x16ERROR_REASON_CANCELLED\x10\x12B\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
+	"\x16ERROR_REASON_CANCELLED\x10\x12\x12\x1e\n" +
+	"\x1aERROR_REASON_DNS_HANDSHAKE\x10\x13\x12#\n" +
+	"\x1fERROR_REASON_DNS_SERVER_UNKNOWN\x10\x14\x12(\n" +
+	"$ERROR_REASON_RESOLVER_NOT_CONFIGURED\x10\x15B\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
 
 var (
 	file_probe_v1_error_reason_proto_rawDescOnce sync.Once

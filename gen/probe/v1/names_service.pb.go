@@ -633,8 +633,9 @@ type LookupProtocolResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The official name, as `tcp`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The number in the IP header, 0 to 255.
-	Number uint32 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// The number in the IP header, 0 to 255. A host's file may give others, which only its kernel knows (Debian's has
+	// mptcp, 262).
+	Number int32 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	// Other names; empty when there are none.
 	Aliases []string `protobuf:"bytes,3,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	// What the protocol is, in a few words; empty when no table says.
@@ -682,7 +683,7 @@ func (x *LookupProtocolResponse) GetName() string {
 	return ""
 }
 
-func (x *LookupProtocolResponse) GetNumber() uint32 {
+func (x *LookupProtocolResponse) GetNumber() int32 {
 	if x != nil {
 		return x.Number
 	}
@@ -919,7 +920,7 @@ const file_probe_v1_names_service_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01(\xff\x01R\bprotocol\"\xaf\x01\n" +
 	"\x16LookupProtocolResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\rR\x06number\x12\x18\n" +
+	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x18\n" +
 	"\aaliases\x18\x03 \x03(\tR\aaliases\x12 \n" +
 	"\vdescription\x18\x04 \x01(\tR\vdescription\x12-\n" +
 	"\x06source\x18\x05 \x01(\x0e2\x15.probe.v1.TableSourceR\x06source\"7\n" +

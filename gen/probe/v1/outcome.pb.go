@@ -180,12 +180,12 @@ const (
 	Reason_REASON_CONNECT_TIMEOUT Reason = 7
 	// A router, a firewall or the last hop says that the host cannot be reached (EHOSTUNREACH, EHOSTDOWN).
 	Reason_REASON_HOST_UNREACHABLE Reason = 8
-	// There is no route to the network (ENETUNREACH, ENETDOWN).
+	// There is no route to the network (ENETUNREACH, ENETDOWN; EINVAL from a blackhole route).
 	Reason_REASON_NETWORK_UNREACHABLE Reason = 9
 	// This host refuses to send (EPERM from a local firewall, EACCES from a prohibit route or from file permissions).
 	Reason_REASON_DENIED_LOCALLY Reason = 10
-	// The source address cannot be used, no local port is free, or the route forbids sending from here (EADDRNOTAVAIL,
-	// EADDRINUSE, EINVAL from a blackhole route, EAFNOSUPPORT).
+	// The source address cannot be used, its family is off, or no local port is free (EADDRNOTAVAIL, EADDRINUSE,
+	// EAFNOSUPPORT).
 	Reason_REASON_ADDRESS_UNAVAILABLE Reason = 11
 	// The certificate is out of its dates.
 	Reason_REASON_TLS_EXPIRED Reason = 12

@@ -682,7 +682,9 @@ type ResolverConfiguration struct {
 	// The other options of resolv.conf in force, as `rotate`, `edns0`.
 	Options []string `protobuf:"bytes,6,rep,name=options,proto3" json:"options,omitempty"`
 	// The sources of host names in their order, as `files`, `dns`.
-	Sources       []string `protobuf:"bytes,7,rep,name=sources,proto3" json:"sources,omitempty"`
+	Sources []string `protobuf:"bytes,7,rep,name=sources,proto3" json:"sources,omitempty"`
+	// What in the files was not understood, or is over a limit.
+	Notes         []string `protobuf:"bytes,8,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -762,6 +764,13 @@ func (x *ResolverConfiguration) GetOptions() []string {
 func (x *ResolverConfiguration) GetSources() []string {
 	if x != nil {
 		return x.Sources
+	}
+	return nil
+}
+
+func (x *ResolverConfiguration) GetNotes() []string {
+	if x != nil {
+		return x.Notes
 	}
 	return nil
 }
@@ -1910,7 +1919,7 @@ const file_probe_v1_resolver_service_proto_rawDesc = "" +
 	"\x06family\x18\x01 \x01(\x0e2\x17.probe.v1.AddressFamilyR\x06family\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12\x1c\n" +
 	"\tinterface\x18\x03 \x01(\tR\tinterface\x12\x16\n" +
-	"\x06metric\x18\x04 \x01(\rR\x06metric\"\xec\x01\n" +
+	"\x06metric\x18\x04 \x01(\rR\x06metric\"\x82\x02\n" +
 	"\x15ResolverConfiguration\x12 \n" +
 	"\vnameservers\x18\x01 \x03(\tR\vnameservers\x12\x16\n" +
 	"\x06search\x18\x02 \x03(\tR\x06search\x12\x14\n" +
@@ -1918,7 +1927,8 @@ const file_probe_v1_resolver_service_proto_rawDesc = "" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x1a\n" +
 	"\battempts\x18\x05 \x01(\rR\battempts\x12\x18\n" +
 	"\aoptions\x18\x06 \x03(\tR\aoptions\x12\x18\n" +
-	"\asources\x18\a \x03(\tR\asources\"\x86\x01\n" +
+	"\asources\x18\a \x03(\tR\asources\x12\x14\n" +
+	"\x05notes\x18\b \x03(\tR\x05notes\"\x86\x01\n" +
 	"\x11LookupHostRequest\x12\x1c\n" +
 	"\x04host\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x04host\x12=\n" +
 	"\x06family\x18\x02 \x01(\x0e2\x17.probe.v1.AddressFamilyB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\n" +

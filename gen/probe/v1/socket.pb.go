@@ -315,6 +315,10 @@ const (
 	AddressInfoFlag_AI_ALL AddressInfoFlag = 16
 	// Only families of which this host has an address besides loopback.
 	AddressInfoFlag_AI_ADDRCONFIG AddressInfoFlag = 32
+	// Encode the host by IDNA before looking it up (GNU).
+	AddressInfoFlag_AI_IDN AddressInfoFlag = 64
+	// Decode the canonical name by IDNA (GNU).
+	AddressInfoFlag_AI_CANONIDN AddressInfoFlag = 128
 	// The service is a port number; look no name up.
 	AddressInfoFlag_AI_NUMERICSERV AddressInfoFlag = 1024
 )
@@ -329,6 +333,8 @@ var (
 		8:    "AI_V4MAPPED",
 		16:   "AI_ALL",
 		32:   "AI_ADDRCONFIG",
+		64:   "AI_IDN",
+		128:  "AI_CANONIDN",
 		1024: "AI_NUMERICSERV",
 	}
 	AddressInfoFlag_value = map[string]int32{
@@ -339,6 +345,8 @@ var (
 		"AI_V4MAPPED":    8,
 		"AI_ALL":         16,
 		"AI_ADDRCONFIG":  32,
+		"AI_IDN":         64,
+		"AI_CANONIDN":    128,
 		"AI_NUMERICSERV": 1024,
 	}
 )
@@ -386,6 +394,8 @@ const (
 	NameInfoFlag_NI_NAMEREQD NameInfoFlag = 8
 	// The service of the datagram transport (UDP) where it differs from that of TCP.
 	NameInfoFlag_NI_DGRAM NameInfoFlag = 16
+	// Decode the name by IDNA (GNU).
+	NameInfoFlag_NI_IDN NameInfoFlag = 32
 )
 
 // Enum value maps for NameInfoFlag.
@@ -397,6 +407,7 @@ var (
 		4:  "NI_NOFQDN",
 		8:  "NI_NAMEREQD",
 		16: "NI_DGRAM",
+		32: "NI_IDN",
 	}
 	NameInfoFlag_value = map[string]int32{
 		"NI_NONE":        0,
@@ -405,6 +416,7 @@ var (
 		"NI_NOFQDN":      4,
 		"NI_NAMEREQD":    8,
 		"NI_DGRAM":       16,
+		"NI_IDN":         32,
 	}
 )
 
@@ -466,24 +478,27 @@ const (
 	AddressInfoError_EAI_SYSTEM AddressInfoError = 11
 	// An answer is too long for its buffer. INTERNAL.
 	AddressInfoError_EAI_OVERFLOW AddressInfoError = 12
+	// The host cannot be encoded by IDNA (GNU). INVALID_ARGUMENT.
+	AddressInfoError_EAI_IDN_ENCODE AddressInfoError = 105
 )
 
 // Enum value maps for AddressInfoError.
 var (
 	AddressInfoError_name = map[int32]string{
-		0:  "EAI_NONE",
-		1:  "EAI_BADFLAGS",
-		2:  "EAI_NONAME",
-		3:  "EAI_AGAIN",
-		4:  "EAI_FAIL",
-		5:  "EAI_NODATA",
-		6:  "EAI_FAMILY",
-		7:  "EAI_SOCKTYPE",
-		8:  "EAI_SERVICE",
-		9:  "EAI_ADDRFAMILY",
-		10: "EAI_MEMORY",
-		11: "EAI_SYSTEM",
-		12: "EAI_OVERFLOW",
+		0:   "EAI_NONE",
+		1:   "EAI_BADFLAGS",
+		2:   "EAI_NONAME",
+		3:   "EAI_AGAIN",
+		4:   "EAI_FAIL",
+		5:   "EAI_NODATA",
+		6:   "EAI_FAMILY",
+		7:   "EAI_SOCKTYPE",
+		8:   "EAI_SERVICE",
+		9:   "EAI_ADDRFAMILY",
+		10:  "EAI_MEMORY",
+		11:  "EAI_SYSTEM",
+		12:  "EAI_OVERFLOW",
+		105: "EAI_IDN_ENCODE",
 	}
 	AddressInfoError_value = map[string]int32{
 		"EAI_NONE":       0,
@@ -499,6 +514,7 @@ var (
 		"EAI_MEMORY":     10,
 		"EAI_SYSTEM":     11,
 		"EAI_OVERFLOW":   12,
+		"EAI_IDN_ENCODE": 105,
 	}
 )
 
@@ -582,7 +598,7 @@ const file_probe_v1_socket_proto_rawDesc = "" +
 	"\fIPPROTO_SCTP\x10\x84\x01\x12\x14\n" +
 	"\x0fIPPROTO_UDPLITE\x10\x88\x01\x12\x11\n" +
 	"\fIPPROTO_MPLS\x10\x89\x01\x12\x10\n" +
-	"\vIPPROTO_RAW\x10\xff\x01*\x99\x01\n" +
+	"\vIPPROTO_RAW\x10\xff\x01*\xb7\x01\n" +
 	"\x0fAddressInfoFlag\x12\v\n" +
 	"\aAI_NONE\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -592,15 +608,20 @@ const file_probe_v1_socket_proto_rawDesc = "" +
 	"\vAI_V4MAPPED\x10\b\x12\n" +
 	"\n" +
 	"\x06AI_ALL\x10\x10\x12\x11\n" +
-	"\rAI_ADDRCONFIG\x10 \x12\x13\n" +
-	"\x0eAI_NUMERICSERV\x10\x80\b*q\n" +
+	"\rAI_ADDRCONFIG\x10 \x12\n" +
+	"\n" +
+	"\x06AI_IDN\x10@\x12\x10\n" +
+	"\vAI_CANONIDN\x10\x80\x01\x12\x13\n" +
+	"\x0eAI_NUMERICSERV\x10\x80\b*}\n" +
 	"\fNameInfoFlag\x12\v\n" +
 	"\aNI_NONE\x10\x00\x12\x12\n" +
 	"\x0eNI_NUMERICHOST\x10\x01\x12\x12\n" +
 	"\x0eNI_NUMERICSERV\x10\x02\x12\r\n" +
 	"\tNI_NOFQDN\x10\x04\x12\x0f\n" +
 	"\vNI_NAMEREQD\x10\b\x12\f\n" +
-	"\bNI_DGRAM\x10\x10*\xe8\x01\n" +
+	"\bNI_DGRAM\x10\x10\x12\n" +
+	"\n" +
+	"\x06NI_IDN\x10 *\xfc\x01\n" +
 	"\x10AddressInfoError\x12\f\n" +
 	"\bEAI_NONE\x10\x00\x12\x10\n" +
 	"\fEAI_BADFLAGS\x10\x01\x12\x0e\n" +
@@ -620,7 +641,8 @@ const file_probe_v1_socket_proto_rawDesc = "" +
 	"\x12\x0e\n" +
 	"\n" +
 	"EAI_SYSTEM\x10\v\x12\x10\n" +
-	"\fEAI_OVERFLOW\x10\fB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
+	"\fEAI_OVERFLOW\x10\f\x12\x12\n" +
+	"\x0eEAI_IDN_ENCODE\x10iB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
 
 var (
 	file_probe_v1_socket_proto_rawDescOnce sync.Once

@@ -1,0 +1,332 @@
+package service
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	probev1 "probed/gen/probe/v1"
+	"probed/service/exchange"
+	"probed/service/names"
+	"probed/service/resolve"
+)
+
+// Enums of the engines have the numbers of the contract, so that they convert by a cast; a test holds them together.
+
+func serviceMessages(services []names.Service) []*probev1.Service {
+	messages := make([]*probev1.Service, len(services))
+	for i, s := range services {
+		messages[i] = &probev1.Service{
+			Name:        s.Name,
+			Port:        uint32(s.Port),
+			Protocol:    s.Protocol,
+			Aliases:     s.Aliases,
+			Description: s.Description,
+			PortClass:   probev1.PortClass(s.Class()),
+			Source:      probev1.TableSource(s.Source),
+		}
+	}
+	return messages
+}
+
+// stepOf is the step numbered i.
+func stepOf(step *probev1.Step, i int) (exchange.Step, error) {
+	switch step := step.GetStep().(type) {
+	case *probev1.Step_Send:
+		data := step.Send.GetData()
+		if text, ok := step.Send.GetContent().(*probev1.Send_Text); ok {
+			data = []byte(text.Text)
+		}
+		return exchange.Send{Data: data}, nil
+	case *probev1.Step_HalfClose:
+		return exchange.HalfClose{}, nil
+	case *probev1.Step_Receive:
+		return exchange.Receive{
+			Length:    step.Receive.GetLength(),
+			Delimiter: step.Receive.GetDelimiter(),
+			Idle:      step.Receive.GetIdle().AsDuration(),
+			Count:     step.Receive.GetCount(),
+			MaxBytes:  step.Receive.GetMaxBytes(),
+		}, nil
+	case *probev1.Step_Expect:
+		return nil, &notImplementedError{field: fmt.Sprintf("steps[%d].expect", i), what: "the step expect"}
+	case *probev1.Step_StartTls:
+		return nil, &notImplementedError{field: fmt.Sprintf("steps[%d].start_tls", i), what: "the step startTls"}
+	}
+	return nil, &fieldError{field: fmt.Sprintf("steps[%d]", i), problem: "says nothing to do"}
+}
+
+// eventMessage is an event as callers see it. stepped: the caller gave the steps, so their numbers mean something.
+func (s *Service) eventMessage(event exchange.Event, stepped bool) *probev1.ExchangeResponse {
+	switch e := event.(type) {
+	case exchange.Resolved:
+		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Resolved{Resolved: &probev1.Resolved{
+			Host:          e.Host,
+			CanonicalName: e.CanonicalName,
+			Addresses:     addressStrings(e.Addresses),
+			Source:        e.Source,
+			Duration:      durationpb.New(e.Duration),
+		}}}
+	case exchange.Attempt:
+		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Attempt{Attempt: attemptMessage(e)}}
+	case exchange.Connected:
+		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Connected{Connected: &probev1.Connected{
+			Local:    e.Local,
+			Remote:   e.Remote,
+			Family:   probev1.AddressFamily(e.Socket.Family),
+			Type:     probev1.SocketType(e.Socket.Type),
+			Protocol: probev1.IpProtocol(e.Socket.Protocol),
+		}}}
+	case exchange.Sent:
+		message := &probev1.Sent{Bytes: uint64(e.Bytes), Elapsed: durationpb.New(e.Elapsed)}
+		if stepped {
+			message.Step = uint32(e.Step)
+		}
+		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Sent{Sent: message}}
+	case exchange.Chunk:
+		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Chunk{Chunk: chunkMessage(e)}}
+	case exchange.PeerClosed:
+		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_PeerClosed{PeerClosed: &probev1.PeerClosed{
+			Elapsed: durationpb.New(e.Elapsed),
+		}}}
+	case *exchange.Outcome:
+		message := s.outcomeMessage(e)
+		if !stepped {
+			message.FailedStep = nil
+		}
+		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Outcome{Outcome: message}}
+	}
+	return nil
+}
+
+func chunkMessage(c exchange.Chunk) *probev1.Chunk {
+	message := &probev1.Chunk{Data: c.Data, Offset: c.Offset, Elapsed: durationpb.New(c.Elapsed)}
+	if c.Datagram != nil {
+		message.Datagram = &probev1.Datagram{
+			Peer: c.Datagram.Peer, Truncated: c.Datagram.Truncated, Length: uint64(c.Datagram.Length),
+		}
+	}
+	return message
+}
+
+func attemptMessage(a exchange.Attempt) *probev1.Attempt {
+	return &probev1.Attempt{
+		Address:   a.Address,
+		Ok:        a.OK,
+		Reason:    probev1.Reason(a.Reason),
+		Errno:     int32(a.Errno),
+		ErrnoName: exchange.ErrnoName(a.Errno),
+		Error:     a.Error,
+		Start:     durationpb.New(a.Start),
+		Duration:  durationpb.New(a.Duration),
+	}
+}
+
+func (s *Service) outcomeMessage(o *exchange.Outcome) *probev1.Outcome {
+	message := &probev1.Outcome{
+		Ok:                o.OK,
+		Phase:             probev1.Phase(o.Phase),
+		Layer:             probev1.Layer(o.Layer),
+		Reason:            probev1.Reason(o.Reason),
+		Errno:             int32(o.Errno),
+		ErrnoName:         exchange.ErrnoName(o.Errno),
+		Error:             o.Error,
+		Hint:              o.Hint,
+		EndedBy:           probev1.EndedBy(o.EndedBy),
+		BytesSent:         o.BytesSent,
+		BytesReceived:     o.BytesReceived,
+		BytesAcknowledged: o.BytesAcknowledged,
+		BytesUnread:       o.BytesUnread,
+		Chunks:            o.Chunks,
+		Local:             o.Local,
+		Remote:            o.Remote,
+		Family:            probev1.AddressFamily(o.Socket.Family),
+		Type:              probev1.SocketType(o.Socket.Type),
+		Protocol:          probev1.IpProtocol(o.Socket.Protocol),
+		Timings: &probev1.Timings{
+			Resolve:   duration(o.Timings.Resolve),
+			Connect:   duration(o.Timings.Connect),
+			FirstByte: duration(o.Timings.FirstByte),
+			Total:     duration(o.Timings.Total),
+		},
+		Vantage: s.vantage,
+	}
+	for _, attempt := range o.Attempts {
+		message.Attempts = append(message.Attempts, attemptMessage(attempt))
+	}
+	if i := o.TCPInfo; i != nil {
+		message.TcpInfo = &probev1.TcpInfo{
+			Rtt:              durationpb.New(i.RTT),
+			RttVar:           durationpb.New(i.RTTVar),
+			Retransmits:      i.Retransmits,
+			Mss:              i.MSS,
+			Pmtu:             i.PMTU,
+			CongestionWindow: i.CongestionWindow,
+			Unacknowledged:   i.Unacknowledged,
+			Lost:             i.Lost,
+		}
+	}
+	if o.FailedStep != exchange.NoStep {
+		step := uint32(o.FailedStep)
+		message.FailedStep = &step
+	}
+	return message
+}
+
+func vantageMessage(v Vantage) *probev1.Vantage {
+	return &probev1.Vantage{Hostname: v.Hostname, Pod: v.Pod, Namespace: v.Namespace, Node: v.Node, Version: v.Version}
+}
+
+func vantageDescription(v Vantage, facts *resolve.Vantage) *probev1.DescribeVantageResponse {
+	message := &probev1.DescribeVantageResponse{
+		Hostname:  facts.Hostname,
+		Pod:       v.Pod,
+		Namespace: v.Namespace,
+		Node:      v.Node,
+		Version:   v.Version,
+		Resolver: &probev1.ResolverConfiguration{
+			Search:   facts.Resolver.Search,
+			Ndots:    uint32(facts.Resolver.Ndots),
+			Timeout:  durationpb.New(facts.Resolver.Timeout),
+			Attempts: uint32(facts.Resolver.Attempts),
+			Options:  facts.Resolver.Options,
+			Sources:  facts.Resolver.Sources,
+			Notes:    facts.Resolver.Notes,
+		},
+	}
+	for _, server := range facts.Resolver.Nameservers {
+		message.Resolver.Nameservers = append(message.Resolver.Nameservers, server.String())
+	}
+	for _, i := range facts.Interfaces {
+		entry := &probev1.Interface{Name: i.Name, Index: int32(i.Index), Mtu: int32(i.MTU), Flags: i.Flags}
+		for _, prefix := range i.Addresses {
+			entry.Addresses = append(entry.Addresses, prefix.String())
+		}
+		message.Interfaces = append(message.Interfaces, entry)
+	}
+	for _, r := range facts.DefaultRoutes {
+		route := &probev1.Route{Family: probev1.AddressFamily_AF_INET, Interface: r.Interface, Metric: r.Metric}
+		if r.Destination.Addr().Is6() {
+			route.Family = probev1.AddressFamily_AF_INET6
+		}
+		if r.Gateway.IsValid() {
+			route.Gateway = r.Gateway.String()
+		}
+		message.DefaultRoutes = append(message.DefaultRoutes, route)
+	}
+	return message
+}
+
+func traceMessages(trace []resolve.Step) []*probev1.TraceStep {
+	messages := make([]*probev1.TraceStep, len(trace))
+	for i, step := range trace {
+		messages[i] = &probev1.TraceStep{
+			Source:    step.Source,
+			Name:      step.Name,
+			Type:      step.Type,
+			Server:    step.Server,
+			Transport: step.Transport,
+			Rcode:     step.Rcode,
+			Answers:   step.Answers,
+			Duration:  durationpb.New(step.Duration),
+			Error:     stepError(step),
+		}
+	}
+	return messages
+}
+
+// stepError says in words why a step gave no answer; empty when it gave one.
+func stepError(step resolve.Step) string {
+	switch {
+	case step.Skipped:
+		return "skipped"
+	case step.Reason == resolve.ReasonNone:
+		return ""
+	case step.Err != nil:
+		return step.Reason.String() + ": " + step.Err.Error()
+	}
+	return step.Reason.String()
+}
+
+func addressInfoMessage(entry resolve.AddrInfo) *probev1.AddressInfo {
+	return &probev1.AddressInfo{
+		Family:        probev1.AddressFamily(entry.Family),
+		Type:          probev1.SocketType(entry.SocketType),
+		Protocol:      probev1.IpProtocol(entry.Protocol),
+		CanonicalName: entry.CanonicalName,
+		Address: &probev1.SocketAddress{
+			Ip:       entry.Address.IP.String(),
+			Port:     uint32(entry.Address.Port),
+			FlowInfo: entry.Address.FlowInfo,
+			ScopeId:  entry.Address.ScopeID,
+		},
+	}
+}
+
+func dnsMessage(answer *resolve.Response) *probev1.QueryDNSResponse {
+	message := &probev1.QueryDNSResponse{
+		Rcode: answer.RcodeName,
+		Flags: &probev1.DNSFlags{
+			Response:           answer.Flags.Response,
+			Authoritative:      answer.Flags.Authoritative,
+			Truncated:          answer.Flags.Truncated,
+			RecursionDesired:   answer.Flags.RecursionDesired,
+			RecursionAvailable: answer.Flags.RecursionAvailable,
+			AuthenticatedData:  answer.Flags.AuthenticData,
+			CheckingDisabled:   answer.Flags.CheckingDisabled,
+		},
+		Answers:    recordMessages(answer.Answers),
+		Authority:  recordMessages(answer.Authority),
+		Additional: recordMessages(answer.Additional),
+		Server:     answer.Server,
+		Duration:   durationpb.New(answer.Duration),
+	}
+	switch answer.Transport {
+	case "udp":
+		message.Transport = probev1.DNSTransport_DNS_TRANSPORT_UDP
+	case "tcp":
+		message.Transport = probev1.DNSTransport_DNS_TRANSPORT_TCP
+	case "tls":
+		message.Transport = probev1.DNSTransport_DNS_TRANSPORT_TLS
+	}
+	return message
+}
+
+func recordMessages(records []resolve.Record) []*probev1.DNSRecord {
+	messages := make([]*probev1.DNSRecord, len(records))
+	for i, r := range records {
+		messages[i] = &probev1.DNSRecord{Name: r.Name, Type: r.TypeName, Class: className(r.Class), Ttl: r.TTL, Data: r.Data}
+	}
+	return messages
+}
+
+// className is the name of a DNS class (RFC 1035, section 3.2.4), or its number as RFC 3597 writes it.
+func className(class uint16) string {
+	switch class {
+	case 1:
+		return "IN"
+	case 3:
+		return "CH"
+	case 4:
+		return "HS"
+	}
+	return fmt.Sprintf("CLASS%d", class)
+}
+
+func addressStrings(addresses []netip.Addr) []string {
+	texts := make([]string, len(addresses))
+	for i, address := range addresses {
+		texts[i] = address.String()
+	}
+	return texts
+}
+
+// duration is d, or unset when it is zero.
+func duration(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
+}

@@ -1,0 +1,233 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"buf.build/go/protovalidate"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+
+	probev1 "probed/gen/probe/v1"
+	"probed/service/exchange"
+	"probed/service/resolve"
+)
+
+// ErrorDomain is the domain of the google.rpc.ErrorInfo in every error status.
+const ErrorDomain = "probed"
+
+// fieldError is a request field that handlers, rather than the rules in the contract, find wrong.
+type fieldError struct {
+	field   string // its path in the contract's spelling, as "steps[1].half_close"
+	problem string // what is wrong, to be read behind the field's name
+}
+
+func (e *fieldError) Error() string { return jsonPath(e.field) + " " + e.problem }
+
+// notFoundError is a lookup in a table that found nothing.
+type notFoundError struct {
+	reason probev1.ErrorReason
+	what   string
+}
+
+func (e *notFoundError) Error() string { return "no table has the " + e.what }
+
+// described names a table entry that was looked for.
+func described(kind, name, protocol string) string {
+	if protocol != "" {
+		return fmt.Sprintf("%s %q for %s", kind, name, protocol)
+	}
+	return fmt.Sprintf("%s %q", kind, name)
+}
+
+// notImplementedError is a part of the contract that this version does not do yet.
+type notImplementedError struct{ field, what string }
+
+func (e *notImplementedError) Error() string {
+	return fmt.Sprintf("%s: %s is not implemented yet", jsonPath(e.field), e.what)
+}
+
+// deniedError is an exchange of which the policy admitted no address.
+type deniedError struct {
+	target  string
+	outcome *exchange.Outcome
+}
+
+func (e *deniedError) Error() string {
+	return "the policy of this probed admits no address of " + e.target
+}
+
+// statusOf turns any error of the engines and the handlers into the status a caller sees. It is the one place that
+// does.
+func statusOf(err error) error {
+	var (
+		field          *fieldError
+		notFound       *notFoundError
+		notImplemented *notImplementedError
+		denied         *deniedError
+		target         *exchange.TargetError
+		step           *exchange.StepError
+		validation     *protovalidate.ValidationError
+		addressInfo    *resolve.GAIError
+		lookup         *resolve.Error
+	)
+	switch {
+	case errors.As(err, &field):
+		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, err.Error(),
+			&errdetails.BadRequest_FieldViolation{Field: field.field, Description: field.problem})
+	case errors.As(err, &target):
+		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_TARGET, "target: "+target.Reason,
+			&errdetails.BadRequest_FieldViolation{Field: "target", Description: target.Reason})
+	case errors.As(err, &step):
+		path := fmt.Sprintf("steps[%d].%s", step.Step, step.Field)
+		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, jsonPath(path)+": "+step.Reason,
+			&errdetails.BadRequest_FieldViolation{Field: path, Description: step.Reason})
+	case errors.As(err, &validation):
+		return validationStatus(validation)
+	case errors.As(err, &notFound):
+		return newStatus(codes.NotFound, notFound.reason.String(), err.Error())
+	case errors.As(err, &notImplemented):
+		return newStatus(codes.Unimplemented, probev1.ErrorReason_ERROR_REASON_NOT_IMPLEMENTED.String(), err.Error(),
+			&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{
+				Field: notImplemented.field, Description: notImplemented.what + " is not implemented yet",
+			}}})
+	case errors.As(err, &denied):
+		return newStatus(codes.PermissionDenied, probev1.ErrorReason_ERROR_REASON_POLICY_DENIED.String(), err.Error())
+	case errors.As(err, &addressInfo):
+		reason := addressInfo.Code.String()
+		return newStatus(addressInfoCode(addressInfo.Code), reason, err.Error(),
+			failureDetail(reason, addressInfo.Trace, addressInfo.Duration))
+	case errors.As(err, &lookup):
+		code, reason := lookupCode(lookup.Reason)
+		return newStatus(code, reason.String(), err.Error(), failureDetail(reason.String(), lookup.Trace, lookup.Duration))
+	case errors.Is(err, context.Canceled):
+		return newStatus(codes.Canceled, probev1.ErrorReason_ERROR_REASON_CANCELLED.String(), "the caller went away")
+	case errors.Is(err, context.DeadlineExceeded):
+		return newStatus(codes.DeadlineExceeded, probev1.ErrorReason_ERROR_REASON_CANCELLED.String(), "the call's deadline passed")
+	}
+	// What we did not foresee may tell internals: it is for the log, which has the request's id.
+	return &internalError{err}
+}
+
+// internalError is INTERNAL to the caller, with its cause kept for the log.
+type internalError struct{ cause error }
+
+func (e *internalError) Error() string { return e.cause.Error() }
+
+func (e *internalError) Unwrap() error { return e.cause }
+
+// GRPCStatus is what the caller sees; package grpc asks for it.
+func (e *internalError) GRPCStatus() *status.Status {
+	return status.Convert(newStatus(codes.Internal, probev1.ErrorReason_ERROR_REASON_INTERNAL.String(),
+		"probed failed; its log has the cause under the id of this request"))
+}
+
+func addressInfoCode(code resolve.EAI) codes.Code {
+	switch code {
+	case resolve.EAI_NONAME, resolve.EAI_NODATA, resolve.EAI_ADDRFAMILY:
+		return codes.NotFound
+	case resolve.EAI_FAMILY, resolve.EAI_SOCKTYPE, resolve.EAI_SERVICE, resolve.EAI_BADFLAGS, resolve.EAI_IDN_ENCODE:
+		return codes.InvalidArgument
+	case resolve.EAI_AGAIN:
+		return codes.Unavailable
+	}
+	return codes.Internal
+}
+
+func lookupCode(reason resolve.Reason) (codes.Code, probev1.ErrorReason) {
+	switch reason {
+	case resolve.NotFound, resolve.BadName:
+		return codes.NotFound, probev1.ErrorReason_ERROR_REASON_NAME_NOT_FOUND
+	case resolve.NoData:
+		return codes.NotFound, probev1.ErrorReason_ERROR_REASON_NAME_HAS_NO_ADDRESS
+	case resolve.ServFail:
+		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_SERVER_FAILURE
+	case resolve.Refused:
+		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_REFUSED
+	case resolve.Timeout:
+		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_TIMEOUT
+	case resolve.Unreachable:
+		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_UNREACHABLE
+	case resolve.Malformed:
+		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_MALFORMED
+	case resolve.HandshakeFailed:
+		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_HANDSHAKE
+	case resolve.UnknownServerName:
+		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_SERVER_UNKNOWN
+	case resolve.NotConfigured:
+		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_RESOLVER_NOT_CONFIGURED
+	case resolve.Denied:
+		return codes.PermissionDenied, probev1.ErrorReason_ERROR_REASON_POLICY_DENIED
+	case resolve.Cancelled:
+		return codes.Canceled, probev1.ErrorReason_ERROR_REASON_CANCELLED
+	}
+	return codes.Internal, probev1.ErrorReason_ERROR_REASON_INTERNAL
+}
+
+func failureDetail(reason string, trace []resolve.Step, took time.Duration) *probev1.ResolutionFailure {
+	return &probev1.ResolutionFailure{Reason: reason, Trace: traceMessages(trace), Duration: duration(took)}
+}
+
+// validationStatus is what the rules in the contract found wrong.
+func validationStatus(err *protovalidate.ValidationError) error {
+	violations := make([]*errdetails.BadRequest_FieldViolation, len(err.Violations))
+	texts := make([]string, len(err.Violations))
+	for i, violation := range err.Violations {
+		path := protovalidate.FieldPathString(violation.Proto.GetField())
+		violations[i] = &errdetails.BadRequest_FieldViolation{
+			Field: path, Description: violation.Proto.GetMessage(), Reason: violation.Proto.GetRuleId(),
+		}
+		texts[i] = jsonPath(path) + ": " + violation.Proto.GetMessage()
+	}
+	return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, strings.Join(texts, "; "), violations...)
+}
+
+func fieldStatus(reason probev1.ErrorReason, message string, violations ...*errdetails.BadRequest_FieldViolation) error {
+	return newStatus(codes.InvalidArgument, reason.String(), message, &errdetails.BadRequest{FieldViolations: violations})
+}
+
+func newStatus(code codes.Code, reason, message string, details ...protoadapt.MessageV1) error {
+	info := &errdetails.ErrorInfo{Reason: reason, Domain: ErrorDomain}
+	s, err := status.New(code, message).WithDetails(append([]protoadapt.MessageV1{info}, details...)...)
+	if err != nil { // a detail that does not marshal: the rest is still true
+		return status.Error(code, message)
+	}
+	return s.Err()
+}
+
+// reasonOf is the reason of a status, or OK.
+func reasonOf(err error) string {
+	if err == nil {
+		return "OK"
+	}
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			return info.GetReason()
+		}
+	}
+	return probev1.ErrorReason_ERROR_REASON_UNSPECIFIED.String()
+}
+
+// jsonPath spells a field's path as JSON has it: buffer_size is bufferSize. Callers of gRPC find the contract's own
+// spelling in the details.
+func jsonPath(path string) string {
+	var b strings.Builder
+	up := false
+	for _, r := range path {
+		switch {
+		case r == '_':
+			up = true
+		case up:
+			b.WriteString(strings.ToUpper(string(r)))
+			up = false
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,232 @@
+package exchange
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"probed/service/resolve"
+)
+
+const (
+	// MaxBufferSize is the most bytes of one chunk.
+	MaxBufferSize = 1 << 20
+	// A chunk whose size the caller left open has between these two.
+	minChunk, maxChunk = 4 << 10, 256 << 10
+	// messageChunk has room for the largest UDP datagram.
+	messageChunk = 64 << 10
+)
+
+// conn is an open connection, read in such a way that it holds a buffer only while there is something to read: of
+// thousands of exchanges under way, most wait.
+type conn struct {
+	net.Conn
+	raw        syscall.RawConn
+	buffers    *buffers
+	target     Target
+	socket     Socket
+	size       int // of the next read, when the caller left it open
+	halfClosed bool
+}
+
+// piece is what one read returned.
+type piece struct {
+	data     []byte
+	elapsed  time.Duration
+	datagram *Datagram // nil on streams
+	free     func()    // gives the buffer back; never nil
+}
+
+func newConn(c net.Conn, target Target, buffers *buffers) *conn {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil { // of an open socket it never fails
+		raw = closedConn{err}
+	}
+	return &conn{Conn: c, raw: raw, buffers: buffers, target: target, socket: socketOf(c, target), size: minChunk}
+}
+
+// closedConn stands for the raw connection of a socket that was closed before it could be used.
+type closedConn struct{ err error }
+
+func (c closedConn) Control(func(uintptr)) error    { return c.err }
+func (c closedConn) Read(func(uintptr) bool) error  { return c.err }
+func (c closedConn) Write(func(uintptr) bool) error { return c.err }
+
+// socketOf says what socket(2) was called with.
+func socketOf(c net.Conn, target Target) Socket {
+	if target.IsUnix() {
+		s := Socket{Family: resolve.AF_UNIX, Type: resolve.SOCK_STREAM}
+		switch target.Scheme {
+		case "unixgram":
+			s.Type = resolve.SOCK_DGRAM
+		case "unixpacket":
+			s.Type = resolve.SOCK_SEQPACKET
+		}
+		return s
+	}
+	s := Socket{Family: resolve.AF_INET6, Type: resolve.SOCK_STREAM, Protocol: resolve.IPPROTO_TCP}
+	if target.IsDatagram() {
+		s.Type, s.Protocol = resolve.SOCK_DGRAM, resolve.IPPROTO_UDP
+	}
+	if host, _, err := net.SplitHostPort(c.RemoteAddr().String()); err == nil && !strings.Contains(host, ":") {
+		s.Family = resolve.AF_INET
+	}
+	return s
+}
+
+// addresses returns both ends in words. A unix socket is dialled by descriptor, so its name is that of the target.
+func (c *conn) addresses() (local, remote string) {
+	if c.target.IsUnix() {
+		return c.LocalAddr().String(), c.target.Path
+	}
+	return c.LocalAddr().String(), c.RemoteAddr().String()
+}
+
+// CloseWrite closes the sending side.
+func (c *conn) CloseWrite() error {
+	closer, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return closer.CloseWrite()
+}
+
+// tryWrite writes what the kernel takes at once; of a message, all or nothing. That nothing could be taken is no error.
+func (c *conn) tryWrite(data []byte) (n int, err error) {
+	wait := c.target.HasMessages() // a message cannot be finished later
+	controlErr := c.raw.Write(func(fd uintptr) bool {
+		n, err = ignoringEINTR(func() (int, error) { return unix.Write(int(fd), data) })
+		return !wait || !errors.Is(err, unix.EAGAIN)
+	})
+	n = max(n, 0)
+	switch {
+	case controlErr != nil:
+		return n, controlErr
+	case errors.Is(err, unix.EAGAIN):
+		return 0, nil
+	}
+	return n, err
+}
+
+// read waits until there is something to read and returns at most size bytes of it (0: as the flow suggests), and at
+// most most (0: any number). The end of the stream is io.EOF.
+func (c *conn) read(size, most int) (piece, error) {
+	chosen := size
+	switch {
+	case size > 0:
+	case c.target.HasMessages():
+		chosen = messageChunk
+	default:
+		chosen = c.size
+	}
+	room := chosen
+	if most > 0 && !c.target.HasMessages() {
+		room = min(room, most)
+	}
+	var p piece
+	var n int
+	var err error
+	controlErr := c.raw.Read(func(fd uintptr) bool {
+		buffer := c.buffers.get(room)
+		data := (*buffer)[:room]
+		p.free = func() { c.buffers.put(buffer) }
+		if c.target.HasMessages() {
+			n, p.datagram, err = c.readMessage(int(fd), data)
+		} else {
+			n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), data) })
+		}
+		if err != nil {
+			p.free()
+			return !errors.Is(err, unix.EAGAIN)
+		}
+		p.data = data[:n]
+		return true
+	})
+	switch {
+	case controlErr != nil:
+		return piece{}, controlErr
+	case err != nil:
+		return piece{}, err
+	case n == 0 && !c.target.IsDatagram():
+		p.free()
+		return piece{}, io.EOF
+	}
+	if size == 0 && room == chosen {
+		c.adapt(n)
+	}
+	return p, nil
+}
+
+// adapt lets the next read take more when this one was full, and less when it was nearly empty.
+func (c *conn) adapt(n int) {
+	switch {
+	case n == c.size:
+		c.size = min(2*c.size, maxChunk)
+	case n < c.size/4:
+		c.size = max(c.size/2, minChunk)
+	}
+}
+
+func (c *conn) readMessage(fd int, data []byte) (int, *Datagram, error) {
+	var from unix.Sockaddr
+	var flags int
+	n, err := ignoringEINTR(func() (n int, err error) {
+		n, _, flags, from, err = unix.Recvmsg(fd, data, nil, unix.MSG_TRUNC)
+		return n, err
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	datagram := &Datagram{Peer: c.peerName(from), Truncated: flags&unix.MSG_TRUNC != 0, Length: n}
+	return min(n, len(data)), datagram, nil
+}
+
+// peerName is the sender in words. Sockets here are connected, so an internet peer is the one connected to.
+func (c *conn) peerName(from unix.Sockaddr) string {
+	switch from := from.(type) {
+	case *unix.SockaddrUnix:
+		return from.Name
+	case nil:
+		if c.target.IsUnix() {
+			return ""
+		}
+	}
+	return c.RemoteAddr().String()
+}
+
+func ignoringEINTR(f func() (int, error)) (int, error) {
+	for {
+		n, err := f()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// buffers lends buffers of the sizes 4 KiB, 8 KiB and so on up to MaxBufferSize. The zero value is ready.
+type buffers struct{ pools [9]sync.Pool }
+
+func (b *buffers) class(size int) int {
+	class := 0
+	for minChunk<<class < size {
+		class++
+	}
+	return class
+}
+
+func (b *buffers) get(size int) *[]byte {
+	class := b.class(size)
+	if buffer, ok := b.pools[class].Get().(*[]byte); ok {
+		return buffer
+	}
+	buffer := make([]byte, minChunk<<class)
+	return &buffer
+}
+
+func (b *buffers) put(buffer *[]byte) { b.pools[b.class(len(*buffer))].Put(buffer) }

@@ -1,0 +1,292 @@
+// Package exchange opens a connection, carries out steps on it, and tells how it ended: in which phase, for which
+// reason, after how many bytes.
+//
+// An [Exchanger] runs one [Request] at a time per call of [Exchanger.Run], any number of calls at once. What happens is
+// handed to the caller as it happens, one [Event] after the other, and the last event is always the [Outcome]. A target
+// that cannot be reached is no error here: it is an outcome. What is wrong with the request itself is found beforehand,
+// by [ParseTarget] and [Request.Validate].
+//
+// Events are handed over synchronously. Nothing is read from the peer while the caller has not taken the event before,
+// so a caller who is slow slows down the peer, and nothing piles up in between.
+//
+// Every socket is opened by package dial, under its policy. Until the policy has admitted an address, no event is
+// handed out; when it admits none, none ever is, and the outcome says POLICY_DENIED.
+package exchange
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+
+	"probed/service/dial"
+	"probed/service/resolve"
+)
+
+// Defaults of an exchange.
+const (
+	DefaultTimeout        = 60 * time.Second
+	DefaultConnectTimeout = 10 * time.Second
+	// DefaultAttemptDelay is the Connection Attempt Delay that RFC 8305 recommends.
+	DefaultAttemptDelay = 250 * time.Millisecond
+)
+
+// ErrDrained is the cause to cancel a context with when the process is about to end: an exchange that is cut off by it
+// ends with [Drained] rather than [Cancelled].
+var ErrDrained = errors.New("the service is shutting down")
+
+// Config is what an Exchanger works with.
+type Config struct {
+	// Dial opens a socket. Required; [dial.Dialer.Dial], which asks the policy.
+	Dial func(ctx context.Context, request dial.Request) (net.Conn, error)
+	// Resolve turns a host into addresses, the one to try first leading; its error is a [resolve.Error]. Required;
+	// [resolve.Resolver.Addresses].
+	Resolve func(ctx context.Context, host string, family resolve.Family) (*resolve.HostResult, error)
+	// Hooks observes; nil: nobody does.
+	Hooks *Hooks
+	// ConnectTimeout is what one address gets; zero: DefaultConnectTimeout.
+	ConnectTimeout time.Duration
+	// AttemptDelay is how long the attempt on one address may take before the next one begins beside it; zero:
+	// DefaultAttemptDelay.
+	AttemptDelay time.Duration
+}
+
+// Hooks are called as an exchange proceeds, for metrics. Each may be nil. They are called from several goroutines.
+type Hooks struct {
+	// SessionStart is called when an exchange begins, with the scheme of its target.
+	SessionStart func(scheme string)
+	// SessionEnd is called when it has ended; the outcome must not be changed.
+	SessionEnd func(scheme string, outcome *Outcome)
+	// Dialled is called when an attempt on an address has ended; of one that succeeded the reason is None.
+	Dialled func(scheme string, reason Reason, duration time.Duration)
+	// Sent and Received are called with numbers of bytes as these pass.
+	Sent, Received func(scheme string, bytes int)
+}
+
+// Exchanger runs exchanges.
+type Exchanger struct {
+	config  Config
+	buffers buffers
+}
+
+// New returns an Exchanger. It opens nothing and starts no goroutine.
+func New(config Config) *Exchanger {
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = DefaultConnectTimeout
+	}
+	if config.AttemptDelay == 0 {
+		config.AttemptDelay = DefaultAttemptDelay
+	}
+	if config.Hooks == nil {
+		config.Hooks = &Hooks{}
+	}
+	return &Exchanger{config: config}
+}
+
+// Run carries out a request that is valid (see [Request.Validate]) and returns its outcome. It hands each event to emit
+// as it happens, the outcome last, and nothing after that; emit may be nil. The data of a [Chunk] is valid until emit
+// returns. When emit fails, the exchange ends as if ctx had been cancelled.
+//
+// Run returns within a moment of the request's timeout or the end of ctx, provided that emit does; all its sockets are
+// closed and all its goroutines have ended by then.
+func (x *Exchanger) Run(ctx context.Context, request Request, emit func(Event) error) *Outcome {
+	hooks := x.config.Hooks
+	scheme := request.Target.Scheme
+	if hooks.SessionStart != nil {
+		hooks.SessionStart(scheme)
+	}
+	timeout := request.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	callerCtx := ctx
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+
+	s := &session{
+		Exchanger: x,
+		request:   &request,
+		callerCtx: callerCtx,
+		ctx:       ctx,
+		sink:      emit,
+		start:     time.Now(),
+		outcome:   Outcome{FailedStep: NoStep},
+	}
+	if fault := s.run(); fault != nil {
+		s.outcome.fail(fault, request.Target)
+	}
+	s.outcome.Timings.Total = time.Since(s.start)
+	if s.outcome.Reason != PolicyDenied {
+		s.release()
+		// Whether anybody still listens makes no difference to what happened.
+		_ = s.emit(&s.outcome)
+	}
+	if hooks.SessionEnd != nil {
+		hooks.SessionEnd(scheme, &s.outcome)
+	}
+	return &s.outcome
+}
+
+// session is one exchange under way. It belongs to one goroutine.
+type session struct {
+	*Exchanger
+	request   *Request
+	callerCtx context.Context // as the caller gave it
+	ctx       context.Context // the same, and the request's timeout
+	sink      func(Event) error
+	start     time.Time
+	outcome   Outcome
+
+	released bool    // the policy has admitted an address, or there was none to ask it about
+	held     []Event // what happened before that
+
+	conn    *conn
+	pending []piece       // read from the peer, and taken by no step yet
+	eof     bool          // the peer has closed its side; true only behind all that is pending
+	eofSaid bool          // the PeerClosed event is out
+	offset  uint64        // bytes in chunks so far
+	opened  time.Duration // when the connection was open, counted from start
+}
+
+func (s *session) run() *failure {
+	addresses, fault := s.resolve()
+	if fault != nil {
+		return fault
+	}
+	netConn, fault := s.connect(addresses)
+	if fault != nil {
+		return fault
+	}
+	s.conn = newConn(netConn, s.request.Target, &s.buffers)
+	defer s.close()
+	// A deadline in the past wakes whatever is blocked on the socket.
+	stop := context.AfterFunc(s.ctx, func() { _ = netConn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	s.opened = s.elapsed()
+
+	local, remote := s.conn.addresses()
+	s.outcome.Local, s.outcome.Remote = local, remote
+	s.outcome.Socket = s.conn.socket
+	if err := s.emit(Connected{Local: local, Remote: remote, Socket: s.conn.socket}); err != nil {
+		return s.cancelled(PhaseConnect)
+	}
+	s.outcome.EndedBy = EndedByLastStep
+	for i, step := range s.request.Steps {
+		s.outcome.EndedBy = EndedByLastStep
+		switch step := step.(type) {
+		case Send:
+			fault = s.send(i, step.Data)
+		case HalfClose:
+			fault = s.halfClose()
+		case Receive:
+			fault = s.receive(step)
+		}
+		if fault != nil {
+			s.outcome.FailedStep = i
+			return fault
+		}
+	}
+	s.outcome.OK, s.outcome.Phase = true, PhaseClose
+	return nil
+}
+
+// resolve returns the addresses to try; none for a unix socket, whose path the dial resolves.
+func (s *session) resolve() ([]netip.AddrPort, *failure) {
+	target := s.request.Target
+	if target.IsUnix() {
+		return nil, nil
+	}
+	begin := time.Now()
+	result, err := s.config.Resolve(s.ctx, target.Host, target.family())
+	duration := time.Since(begin)
+	if err != nil {
+		s.outcome.Timings.Resolve = duration
+		return nil, s.resolveFailure(err)
+	}
+	if result.Source != "literal" {
+		s.outcome.Timings.Resolve = duration
+	}
+	hosts := interleave(result.Addresses)
+	addresses := make([]netip.AddrPort, len(hosts))
+	for i, host := range hosts {
+		addresses[i] = netip.AddrPortFrom(host, target.Port)
+	}
+	err = s.emit(Resolved{
+		Host: target.Host, CanonicalName: result.CanonicalName, Addresses: hosts,
+		Source: result.Source, Duration: s.outcome.Timings.Resolve,
+	})
+	if err != nil {
+		return nil, s.cancelled(PhaseResolve)
+	}
+	return addresses, nil
+}
+
+// interleave keeps the order within each family and takes turns between the two, the family of the first address first,
+// so that one family that is broken does not hold up the other (RFC 8305, section 4).
+func interleave(addresses []netip.Addr) []netip.Addr {
+	var first, second []netip.Addr
+	for _, address := range addresses {
+		if address.Is4() == addresses[0].Is4() {
+			first = append(first, address)
+		} else {
+			second = append(second, address)
+		}
+	}
+	mixed := make([]netip.Addr, 0, len(addresses))
+	for len(first) > 0 && len(second) > 0 {
+		mixed = append(mixed, first[0], second[0])
+		first, second = first[1:], second[1:]
+	}
+	return append(append(mixed, first...), second...)
+}
+
+func (s *session) halfClose() *failure {
+	if err := s.conn.CloseWrite(); err != nil {
+		return s.ioFailure(PhaseSend, err)
+	}
+	s.conn.halfClosed = true
+	return nil
+}
+
+// close reads off the socket what only an open one tells, and closes it.
+func (s *session) close() {
+	s.outcome.TCPInfo = s.conn.tcpInfo()
+	if unacknowledged, ok := s.conn.unacknowledged(); ok {
+		acknowledged := s.outcome.BytesSent - min(unacknowledged, s.outcome.BytesSent)
+		s.outcome.BytesAcknowledged = &acknowledged
+	}
+	for _, piece := range s.pending {
+		s.outcome.BytesUnread += uint64(len(piece.data))
+		piece.free()
+	}
+	_ = s.conn.Close()
+}
+
+// emit hands an event to the caller, or keeps it back until the policy has admitted an address.
+func (s *session) emit(event Event) error {
+	if s.sink == nil {
+		return nil
+	}
+	if !s.released {
+		s.held = append(s.held, event)
+		return nil
+	}
+	return s.sink(event)
+}
+
+// release hands out what was kept back. That its reader has gone shows with the next event.
+func (s *session) release() {
+	if s.released {
+		return
+	}
+	s.released = true
+	for _, event := range s.held {
+		if err := s.sink(event); err != nil {
+			break
+		}
+	}
+	s.held = nil
+}
+
+func (s *session) elapsed() time.Duration { return time.Since(s.start) }

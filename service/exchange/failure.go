@@ -1,0 +1,157 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"probed/service/dial"
+	"probed/service/resolve"
+)
+
+// failure is why an exchange cannot go on.
+type failure struct {
+	phase    Phase
+	reason   Reason
+	errno    int
+	text     string
+	deadline bool // the exchange's own timeout is what ended it
+}
+
+// byErrno says what the error numbers of connect(2), send(2) and recv(2) mean.
+var byErrno = map[syscall.Errno]Reason{
+	syscall.ECONNREFUSED:  ConnectionRefused,
+	syscall.ETIMEDOUT:     ConnectTimeout,
+	syscall.EAGAIN:        ConnectTimeout, // from connect(2) on a unix socket whose queue is full
+	syscall.EHOSTUNREACH:  HostUnreachable,
+	syscall.EHOSTDOWN:     HostUnreachable,
+	syscall.ENETUNREACH:   NetworkUnreachable,
+	syscall.ENETDOWN:      NetworkUnreachable,
+	syscall.EINVAL:        NetworkUnreachable, // from a blackhole route
+	syscall.EPERM:         DeniedLocally,
+	syscall.EACCES:        DeniedLocally,
+	syscall.EADDRNOTAVAIL: AddressUnavailable,
+	syscall.EADDRINUSE:    AddressUnavailable,
+	syscall.EAFNOSUPPORT:  AddressUnavailable,
+	syscall.ECONNRESET:    ConnectionReset,
+	syscall.ECONNABORTED:  ConnectionReset,
+	syscall.ENOTCONN:      ConnectionReset, // from shutdown(2) on a connection that the peer has reset
+	syscall.EPIPE:         BrokenPipe,
+	syscall.ENOENT:        SocketNotFound,
+	syscall.ENOTDIR:       SocketNotFound,
+	syscall.ENOTSOCK:      SocketNotFound,
+	syscall.EPROTOTYPE:    WrongSocketType,
+	syscall.EMSGSIZE:      MessageTooLarge,
+	syscall.EMFILE:        LimitReached,
+	syscall.ENFILE:        LimitReached,
+	syscall.ENOBUFS:       LimitReached,
+	syscall.ENOMEM:        LimitReached,
+}
+
+// fromErrno fills in reason, errno and text from the error of a system call, INTERNAL when it is none we know.
+func fromErrno(err error) (reason Reason, errno int, text string) {
+	var number syscall.Errno
+	if !errors.As(err, &number) {
+		return Internal, 0, err.Error()
+	}
+	reason, ok := byErrno[number]
+	if !ok {
+		reason = Internal
+	}
+	return reason, int(number), number.Error()
+}
+
+// interrupted says which failure the end of the context is, or nil when it has not ended.
+func (s *session) interrupted(phase Phase) *failure {
+	if s.ctx.Err() == nil {
+		return nil
+	}
+	if errors.Is(s.callerCtx.Err(), context.Canceled) {
+		return s.cancelled(phase)
+	}
+	f := &failure{phase: phase, deadline: true}
+	after := s.elapsed().Round(time.Millisecond)
+	switch phase {
+	case PhaseResolve:
+		f.reason, f.text = DNSTimeout, fmt.Sprintf("no answer to the name within %v", after)
+	case PhaseConnect:
+		f.reason, f.text = ConnectTimeout, fmt.Sprintf("not connected within %v", after)
+	case PhaseSend:
+		f.reason, f.text = SendTimeout, fmt.Sprintf("the peer took no more bytes, given up after %v", after)
+	default:
+		f.reason, f.text = ReceiveTimeout, fmt.Sprintf("the end did not come within %v", after)
+	}
+	return f
+}
+
+// cancelled is the failure that the caller, or the service, wants no more of it.
+func (s *session) cancelled(phase Phase) *failure {
+	if errors.Is(context.Cause(s.callerCtx), ErrDrained) {
+		return &failure{phase: phase, reason: Drained, text: ErrDrained.Error()}
+	}
+	return &failure{phase: phase, reason: Cancelled, text: "the caller went away"}
+}
+
+// ioFailure is the failure of a read, a write or a shutdown on the open connection.
+func (s *session) ioFailure(phase Phase, err error) *failure {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if f := s.interrupted(phase); f != nil {
+			return f
+		}
+	}
+	f := &failure{phase: phase}
+	f.reason, f.errno, f.text = fromErrno(err)
+	if f.reason == ConnectTimeout { // ETIMEDOUT on an open connection: segments go unacknowledged
+		f.reason = SendTimeout
+		if phase == PhaseReceive {
+			f.reason = ReceiveTimeout
+		}
+	}
+	return f
+}
+
+// resolveFailure is the failure of a lookup.
+func (s *session) resolveFailure(err error) *failure {
+	if f := s.interrupted(PhaseResolve); f != nil {
+		return f
+	}
+	f := &failure{phase: PhaseResolve, reason: DNSFailure, text: err.Error()}
+	var lookup *resolve.Error
+	if !errors.As(err, &lookup) {
+		f.reason = Internal
+		return f
+	}
+	switch lookup.Reason {
+	case resolve.NotFound, resolve.BadName:
+		f.reason = NameNotFound
+	case resolve.NoData:
+		f.reason = NameHasNoAddress
+	case resolve.Timeout:
+		f.reason = DNSTimeout
+	}
+	return f
+}
+
+// attemptFailure says why an attempt failed; ctx is the attempt's own.
+func (s *session) attemptFailure(ctx context.Context, err error) (reason Reason, errno int, text string) {
+	var denied *dial.DeniedError
+	if errors.As(err, &denied) {
+		return PolicyDenied, 0, denied.Error()
+	}
+	var number syscall.Errno
+	if !errors.As(err, &number) {
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, errOutrun):
+			return Cancelled, 0, errOutrun.Error()
+		case errors.Is(cause, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+			return ConnectTimeout, 0, "nobody answered in time"
+		case cause != nil:
+			f := s.cancelled(PhaseConnect)
+			return f.reason, 0, f.text
+		}
+	}
+	return fromErrno(err)
+}

@@ -1,0 +1,104 @@
+package exchange
+
+import "time"
+
+// Phase is how far an exchange got.
+type Phase int
+
+// The phases, in order.
+const (
+	PhaseNone Phase = iota
+	PhaseResolve
+	PhasePolicy
+	PhaseConnect
+	PhaseTLS
+	PhaseSend
+	PhaseReceive
+	PhaseClose
+)
+
+// Layer is the layer of the Internet protocol suite (RFC 1122) in which a failure happened.
+type Layer int
+
+// The layers. LayerNone: no failure, or one of no layer.
+const (
+	LayerNone Layer = iota
+	LayerLink
+	LayerInternet
+	LayerTransport
+	LayerApplication
+)
+
+// EndedBy is the rule that ended an exchange.
+type EndedBy int
+
+// The rules. EndedByNone: it failed.
+const (
+	EndedByNone EndedBy = iota
+	EndedByPeerClosed
+	EndedByLength
+	EndedByDelimiter
+	EndedByIdle
+	EndedByCount
+	EndedByMaxBytes
+	EndedByDeadline
+	EndedByLastStep
+)
+
+// NoStep is the FailedStep of an exchange in which no step failed.
+const NoStep = -1
+
+// Outcome tells how an exchange ended.
+type Outcome struct {
+	OK      bool
+	Phase   Phase // it ended in
+	Layer   Layer
+	Reason  Reason // None when OK
+	Errno   int    // of the system call that failed; 0: none did
+	Error   string // for a person; empty when OK
+	Hint    string // what such a failure usually means; empty when OK
+	EndedBy EndedBy
+
+	BytesSent         uint64  // handed to the kernel
+	BytesReceived     uint64  // handed on as chunks
+	BytesAcknowledged *uint64 // by the peer's kernel; nil where the transport does not tell
+	BytesUnread       uint64  // read from the peer, and taken by no step
+	Chunks            uint64
+
+	Local, Remote string // empty when there was no connection
+	Socket        Socket
+	Attempts      []Attempt // in the order they were begun
+	Timings       Timings
+	TCPInfo       *TCPInfo // nil for other transports
+	FailedStep    int      // NoStep when none did
+}
+
+// Timings tells where the time went; zero: not reached, or no time at all.
+type Timings struct {
+	Resolve   time.Duration
+	Connect   time.Duration // from the first attempt to the open connection or the last failure; no DNS in it
+	FirstByte time.Duration // from the open connection
+	Total     time.Duration
+}
+
+// TCPInfo is what the kernel knew of a TCP connection when it ended (TCP_INFO, tcp(7)).
+type TCPInfo struct {
+	RTT, RTTVar      time.Duration
+	Retransmits      uint32 // in the whole life of the connection
+	MSS              uint32 // bytes
+	PMTU             uint32 // bytes
+	CongestionWindow uint32 // segments
+	Unacknowledged   uint32 // segments
+	Lost             uint32 // segments
+}
+
+func (o *Outcome) fail(f *failure, target Target) {
+	o.OK = false
+	o.Phase, o.Reason, o.Errno, o.Error = f.phase, f.reason, f.errno, f.text
+	o.Layer = f.reason.layer()
+	o.Hint = hint(f, target)
+	o.EndedBy = EndedByNone
+	if f.deadline {
+		o.EndedBy = EndedByDeadline
+	}
+}

@@ -1,0 +1,132 @@
+package exchange
+
+import (
+	"errors"
+	"io"
+	"os"
+	"syscall"
+	"time"
+)
+
+const (
+	// sendPatience is how long a send may be stuck before what the peer says is read beside it. Two ends that both
+	// send and do not read would wait for each other for ever (an echo server does, once the buffers between are
+	// full).
+	sendPatience = 20 * time.Millisecond
+	// mostPending bounds what is kept of what the peer says meanwhile. It is as much as one message of a request can
+	// carry, so that an echo of it has room.
+	mostPending = 1 << 20
+	// lastWordsPatience bounds the wait for what a peer said before it closed for good. It has come already by then,
+	// so this is a bound that nothing should meet.
+	lastWordsPatience = 100 * time.Millisecond
+)
+
+// send hands data to the kernel, all of it.
+func (s *session) send(step int, data []byte) *failure {
+	n, err := s.conn.tryWrite(data)
+	s.sent(n)
+	if err == nil && n < len(data) {
+		n, err = s.sendReading(data[n:])
+		s.sent(n)
+	}
+	if err != nil {
+		s.lastWords(err)
+		return s.ioFailure(PhaseSend, err)
+	}
+	if s.emit(Sent{Step: step, Bytes: len(data), Elapsed: s.elapsed()}) != nil {
+		return s.cancelled(PhaseSend)
+	}
+	return nil
+}
+
+func (s *session) sent(n int) {
+	s.outcome.BytesSent += uint64(n)
+	if hook := s.config.Hooks.Sent; hook != nil && n > 0 {
+		hook(s.request.Target.Scheme, n)
+	}
+}
+
+// sendReading writes data that the kernel has no room for yet, and, when that takes long, keeps what the peer says
+// meanwhile for the steps that follow.
+func (s *session) sendReading(data []byte) (n int, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n, err = s.conn.Write(data)
+	}()
+	timer := time.NewTimer(sendPatience)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return n, err
+	case <-timer.C:
+	}
+	// The writer wakes the reader when it has finished. A deadline that a step before has left would do so at once.
+	_ = s.conn.SetReadDeadline(time.Time{})
+	watch := make(chan struct{})
+	go func() {
+		defer close(watch)
+		<-done
+		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+	}()
+	for s.readAhead() {
+	}
+	<-watch
+	_ = s.conn.SetReadDeadline(time.Time{})
+	return n, err
+}
+
+// readAhead reads one piece and keeps it; false: no more can be read or kept now.
+func (s *session) readAhead() bool {
+	kept := 0
+	for _, piece := range s.pending {
+		kept += len(piece.data)
+	}
+	if s.eof || kept >= mostPending {
+		return false
+	}
+	piece, err := s.conn.read(s.request.BufferSize, mostPending-kept)
+	if errors.Is(err, io.EOF) {
+		s.eof = true
+	}
+	if err != nil {
+		return false
+	}
+	piece.elapsed = s.elapsed()
+	s.pending = append(s.pending, piece)
+	return true
+}
+
+// lastWords hands on what the peer said before it closed for good: why it did is often in there.
+func (s *session) lastWords(err error) {
+	if s.request.Target.HasMessages() || s.ctx.Err() != nil ||
+		!errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+		return
+	}
+	_ = s.conn.SetReadDeadline(time.Now().Add(lastWordsPatience))
+	for s.readAhead() {
+	}
+	for len(s.pending) > 0 {
+		piece := s.pending[0]
+		s.pending = s.pending[1:]
+		if s.chunk(piece) != nil {
+			return
+		}
+	}
+}
+
+// awaitRead sets the moment until which a read may wait, and tells when the exchange itself is at its end.
+func (s *session) awaitRead(idle time.Duration) error {
+	var until time.Time
+	if idle > 0 {
+		until = time.Now().Add(idle)
+	}
+	if err := s.conn.SetReadDeadline(until); err != nil {
+		return err
+	}
+	// The end of the context sets a deadline too, once; if it did so before the line above, it shows here.
+	if s.ctx.Err() != nil {
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}

@@ -1,0 +1,167 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"net/netip"
+	"time"
+
+	probev1 "probed/gen/probe/v1"
+	"probed/service/dial"
+	"probed/service/resolve"
+)
+
+type resolverServer struct {
+	probev1.UnimplementedResolverServiceServer
+	*Service
+}
+
+func (s *resolverServer) GetHostname(ctx context.Context, _ *probev1.GetHostnameRequest) (*probev1.GetHostnameResponse, error) {
+	begin := time.Now()
+	result, err := s.resolver.GetHostname(ctx)
+	if err != nil {
+		return nil, s.lookup("hostname", begin, err)
+	}
+	return &probev1.GetHostnameResponse{
+		Hostname:      result.Hostname,
+		CanonicalName: result.CanonicalName,
+		Addresses:     addressStrings(result.Addresses),
+	}, s.lookup("hostname", begin, nil)
+}
+
+func (s *resolverServer) DescribeVantage(ctx context.Context, _ *probev1.DescribeVantageRequest) (*probev1.DescribeVantageResponse, error) {
+	begin := time.Now()
+	facts, err := s.resolver.Vantage(ctx)
+	if err != nil {
+		return nil, s.lookup("vantage", begin, err)
+	}
+	return vantageDescription(s.where, facts), s.lookup("vantage", begin, nil)
+}
+
+func (s *resolverServer) LookupHost(ctx context.Context, request *probev1.LookupHostRequest) (*probev1.LookupHostResponse, error) {
+	begin := time.Now()
+	result, err := s.resolver.LookupHost(ctx, request.GetHost(), resolve.Family(request.GetFamily()))
+	if err != nil {
+		return nil, s.lookup("host", begin, err)
+	}
+	response := &probev1.LookupHostResponse{
+		CanonicalName: result.CanonicalName,
+		Aliases:       result.Aliases,
+		Addresses:     addressStrings(result.Addresses),
+		Source:        result.Source,
+		Duration:      duration(result.Duration),
+		Notes:         result.Notes,
+	}
+	if request.GetTrace() {
+		response.Trace = traceMessages(result.Trace)
+	}
+	return response, s.lookup("host", begin, nil)
+}
+
+func (s *resolverServer) LookupAddress(ctx context.Context, request *probev1.LookupAddressRequest) (*probev1.LookupAddressResponse, error) {
+	begin := time.Now()
+	address, err := parseAddress(request.GetAddress())
+	if err != nil {
+		return nil, s.lookup("address", begin, err)
+	}
+	result, err := s.resolver.LookupAddress(ctx, address)
+	if err != nil {
+		return nil, s.lookup("address", begin, err)
+	}
+	response := &probev1.LookupAddressResponse{
+		CanonicalName: result.CanonicalName,
+		Aliases:       result.Aliases,
+		Addresses:     addressStrings(result.Addresses),
+		Source:        result.Source,
+		Duration:      duration(result.Duration),
+		Notes:         result.Notes,
+	}
+	if request.GetTrace() {
+		response.Trace = traceMessages(result.Trace)
+	}
+	return response, s.lookup("address", begin, nil)
+}
+
+func (s *resolverServer) GetAddressInfo(ctx context.Context, request *probev1.GetAddressInfoRequest) (*probev1.GetAddressInfoResponse, error) {
+	begin := time.Now()
+	hints := resolve.Hints{
+		Family:     resolve.Family(request.GetFamily()),
+		SocketType: resolve.SocketType(request.GetType()),
+		Protocol:   resolve.Protocol(request.GetProtocol()),
+	}
+	for _, flag := range request.GetFlags() {
+		hints.Flags |= resolve.AIFlags(flag)
+	}
+	entries, err := s.resolver.GetAddrInfo(ctx, request.Host, request.Service, hints)
+	if err != nil {
+		return nil, s.lookup("addrinfo", begin, err)
+	}
+	response := &probev1.GetAddressInfoResponse{}
+	for _, entry := range entries {
+		response.Addresses = append(response.Addresses, addressInfoMessage(entry))
+	}
+	return response, s.lookup("addrinfo", begin, nil)
+}
+
+func (s *resolverServer) GetNameInfo(ctx context.Context, request *probev1.GetNameInfoRequest) (*probev1.GetNameInfoResponse, error) {
+	begin := time.Now()
+	address, err := parseAddress(request.GetAddress())
+	if err != nil {
+		return nil, s.lookup("nameinfo", begin, err)
+	}
+	var flags resolve.NIFlags
+	for _, flag := range request.GetFlags() {
+		flags |= resolve.NIFlags(flag)
+	}
+	info, err := s.resolver.GetNameInfo(ctx, netip.AddrPortFrom(address, uint16(request.GetPort())), flags)
+	if err != nil {
+		return nil, s.lookup("nameinfo", begin, err)
+	}
+	return &probev1.GetNameInfoResponse{Host: info.Host, Service: info.Service}, s.lookup("nameinfo", begin, nil)
+}
+
+func (s *resolverServer) QueryDNS(ctx context.Context, request *probev1.QueryDNSRequest) (*probev1.QueryDNSResponse, error) {
+	begin := time.Now()
+	query, err := s.query(request)
+	if err != nil {
+		return nil, s.lookup("dns", begin, err)
+	}
+	answer, err := s.resolver.QueryDNS(ctx, query)
+	if err != nil {
+		return nil, s.lookup("dns", begin, err)
+	}
+	return dnsMessage(answer), s.lookup("dns", begin, nil)
+}
+
+func (s *resolverServer) query(request *probev1.QueryDNSRequest) (resolve.Query, error) {
+	recordType, ok := resolve.ParseType(cmp.Or(request.GetType(), "A"))
+	if !ok {
+		return resolve.Query{}, &fieldError{field: "type", problem: "is no type of DNS record: give a name (AAAA, TXT, TYPE65) or a number"}
+	}
+	query := resolve.Query{
+		Name:   request.GetName(),
+		Type:   recordType,
+		Server: request.GetServer(),
+		Dial: func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
+			return s.dialer.Dial(ctx, dial.Request{Network: network, Address: server})
+		},
+	}
+	switch request.GetTransport() {
+	case probev1.DNSTransport_DNS_TRANSPORT_UDP:
+		query.Transport, query.IgnoreTruncation = "udp", true
+	case probev1.DNSTransport_DNS_TRANSPORT_TCP:
+		query.Transport = "tcp"
+	case probev1.DNSTransport_DNS_TRANSPORT_TLS:
+		query.Transport = "tls"
+	}
+	return query, nil
+}
+
+func parseAddress(text string) (netip.Addr, error) {
+	address, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Addr{}, &fieldError{field: "address", problem: "is no address: give IPv4 (192.0.2.1) or IPv6 (2001:db8::1, fe80::1%eth0)"}
+	}
+	return address, nil
+}
