@@ -2,11 +2,13 @@ package nettest
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,7 +77,30 @@ func Link(a *Netns, addrsA []netip.Prefix, b *Netns, addrsB []netip.Prefix) (ifA
 	a.Run("ip", "link", "add", ifA, "type", "veth", "peer", "name", ifB, "netns", netns)
 	a.up(ifA, addrsA)
 	b.up(ifB, addrsB)
+	a.awaitRunning(ifA)
+	b.awaitRunning(ifB)
 	return ifA, ifB
+}
+
+// awaitRunning waits until a link that is up carries packets. The kernel gets
+// round to that later, by up to a second when many links change at once, and
+// drops what is sent before.
+func (n *Netns) awaitRunning(link string) {
+	n.t.Helper()
+	n.Do(func() {
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			i, err := net.InterfaceByName(link)
+			if err != nil {
+				n.t.Fatalf("nettest: %s: %v", link, err)
+			}
+			if i.Flags&net.FlagRunning != 0 {
+				return
+			}
+			if time.Now().After(deadline) {
+				n.t.Fatalf("nettest: %s: up for 10 s and not running", link)
+			}
+		}
+	})
 }
 
 func (n *Netns) up(link string, addrs []netip.Prefix) {
