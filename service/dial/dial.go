@@ -94,7 +94,8 @@ type Request struct {
 	Source netip.Addr
 
 	// Interface is the one to dial through, for IP networks on Linux
-	// (SO_BINDTODEVICE, socket(7)); empty, the routes decide.
+	// (SO_BINDTODEVICE, socket(7); before Linux 5.7 that takes CAP_NET_RAW). Empty,
+	// the routes decide.
 	Interface string
 
 	// Admitted, if set, is called once, after the policy has admitted the destination
