@@ -79,9 +79,10 @@ func (p *Policy) listensOn(a netip.Addr, port uint16) bool {
 	return wildcard && isLocal(a)
 }
 
-// isLocal says whether a is an address of this host. The family of a wildcard
-// listener is left out of account: one on :: takes IPv4 too, unless the system is
-// set up otherwise.
+// isLocal says whether a is an address of this host's interfaces. (One that is
+// local by a route alone, as load balancers have them, is not seen.) The family of
+// a wildcard listener is left out of account: one on :: takes IPv4 too, unless the
+// system is set up otherwise.
 func isLocal(a netip.Addr) bool {
 	if a.IsLoopback() {
 		return true

@@ -21,7 +21,6 @@
 package policy
 
 import (
-	"fmt"
 	"net/netip"
 	"path"
 	"strings"
@@ -70,9 +69,7 @@ type DeniedError struct {
 	Rule string
 }
 
-func (e *DeniedError) Error() string {
-	return fmt.Sprintf("policy: denied by rule %s", e.Rule)
-}
+func (e *DeniedError) Error() string { return "rule " + e.Rule }
 
 // Policy is what an operator allows. Its zero value is the strictest: all
 // permanent denies, loopback among them, and no unix socket. A Policy is not
