@@ -59,7 +59,7 @@ func TestReload(t *testing.T) {
 		step("too early to look", "", "0")
 		time.Sleep(lookAgain - 1)
 		step("a nanosecond too early", "", "0")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		step("the files appear", "qq 1/tcp [] file\n", "201")
 		write(t, services, "qq 22/tcp\n")
 		time.Sleep(lookAgain)
@@ -113,6 +113,7 @@ func TestHugeAndBrokenFiles(t *testing.T) {
 		{"the same line 400,000 times", strings.Repeat("qq 1/tcp\n", 400_000), join("qq 1/tcp [] file")},
 		{"bytes that are no UTF-8", "\xff\xfe 1/\xff \xff\nqq 1/tcp # \xff.\n", join("qq 1/tcp [] file")},
 		{"zeros", strings.Repeat("\x00", 1<<20) + "\nqq 1/tcp\n", join("qq 1/tcp [] file")},
+		{"nothing but newlines", strings.Repeat("\n", maxFile-9) + "qq 1/tcp\n", join("qq 1/tcp [] file")},
 		{"one long word", strings.Repeat("q", 1<<20), ""},
 	}
 	for _, tt := range tests {

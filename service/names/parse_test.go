@@ -111,7 +111,7 @@ func FuzzServicesFile(f *testing.F) {
 	f.Add("a 0x50/tcp\r\nb 010/udp x y\x00z\n a 1/ c#d\n")
 	f.Add("a 70000/tcp\nb -1/tcp\nc +18446744073709551615/tcp\nd 1//x/y\n")
 	f.Add("a 1/tcp a a\na 1/tcp b\nssh 22/tcp\n\xff\xfe 9/\xff")
-	f.Add(strings.Repeat("x", 1<<16) + " 1/tcp " + strings.Repeat("y ", 1<<10))
+	f.Add(strings.Repeat("x", 300) + " 1/tcp " + strings.Repeat("y ", 30))
 	f.Fuzz(func(t *testing.T, text string) {
 		text = strings.ToValidUTF8(text, "\uFFFD")
 		entries := slices.Clip(parseServices(text, SourceFile))
