@@ -100,7 +100,8 @@ func statusOf(err error) error {
 		return newStatus(codes.PermissionDenied, probev1.ErrorReason_ERROR_REASON_POLICY_DENIED.String(), err.Error())
 	case errors.As(err, &addressInfo):
 		reason := addressInfo.Code.String()
-		return newStatus(addressInfoCode(addressInfo.Code), reason, err.Error(),
+		code, meaning := addressInfoCode(addressInfo.Code)
+		return newStatus(code, reason, reason+": "+meaning,
 			failureDetail(reason, addressInfo.Trace, addressInfo.Duration))
 	case errors.As(err, &lookup):
 		code, reason := lookupCode(lookup.Reason)
@@ -127,16 +128,31 @@ func (e *internalError) GRPCStatus() *status.Status {
 		"probed failed; its log has the cause under the id of this request"))
 }
 
-func addressInfoCode(code resolve.EAI) codes.Code {
+// addressInfoCode is the code for a failure of getaddrinfo or getnameinfo, and its meaning in words.
+func addressInfoCode(code resolve.EAI) (codes.Code, string) {
 	switch code {
-	case resolve.EAI_NONAME, resolve.EAI_NODATA, resolve.EAI_ADDRFAMILY:
-		return codes.NotFound
-	case resolve.EAI_FAMILY, resolve.EAI_SOCKTYPE, resolve.EAI_SERVICE, resolve.EAI_BADFLAGS, resolve.EAI_IDN_ENCODE:
-		return codes.InvalidArgument
+	case resolve.EAI_NONAME:
+		return codes.NotFound, "the host, or the service, is not known here"
+	case resolve.EAI_NODATA:
+		return codes.NotFound, "the name exists and has no address"
+	case resolve.EAI_ADDRFAMILY:
+		return codes.NotFound, "the host has no address of this family"
+	case resolve.EAI_FAMILY:
+		return codes.InvalidArgument, "the address family is not supported"
+	case resolve.EAI_SOCKTYPE:
+		return codes.InvalidArgument, "the socket type is not supported, or not with this protocol"
+	case resolve.EAI_SERVICE:
+		return codes.InvalidArgument, "the service is not known for this socket type"
+	case resolve.EAI_BADFLAGS:
+		return codes.InvalidArgument, "a flag is unknown, or does not go with the rest"
+	case resolve.EAI_IDN_ENCODE:
+		return codes.InvalidArgument, "the host cannot be encoded by IDNA"
 	case resolve.EAI_AGAIN:
-		return codes.Unavailable
+		return codes.Unavailable, "the name servers cannot answer now; later they may"
+	case resolve.EAI_FAIL:
+		return codes.Internal, "the name servers failed for good"
 	}
-	return codes.Internal
+	return codes.Internal, "the lookup failed"
 }
 
 func lookupCode(reason resolve.Reason) (codes.Code, probev1.ErrorReason) {

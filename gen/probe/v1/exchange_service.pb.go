@@ -27,7 +27,8 @@ const (
 // ConnectRequest asks for one connection.
 type ConnectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where to connect: `[scheme://]host:service`.
+	// Where to connect: `[scheme://]host:service`; required. What is wrong with it is INVALID_ARGUMENT,
+	// `ERROR_REASON_INVALID_TARGET`, and the message says what would be right.
 	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	// The most time for all of it, more than 0 and at most 10 minutes; unset: 60 s. One address gets at most 10 s of it.
 	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
@@ -128,7 +129,8 @@ func (x *ConnectResponse) GetOutcome() *Outcome {
 // ExchangeRequest asks for one exchange.
 type ExchangeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where to connect: `[scheme://]host:service`.
+	// Where to connect: `[scheme://]host:service`; required. What is wrong with it is INVALID_ARGUMENT,
+	// `ERROR_REASON_INVALID_TARGET`, and the message says what would be right.
 	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	// What to send when there are no steps; unset: nothing. With steps it is INVALID_ARGUMENT.
 	//
@@ -958,17 +960,15 @@ var File_probe_v1_exchange_service_proto protoreflect.FileDescriptor
 
 const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fprobe/v1/exchange_service.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14probe/v1/event.proto\x1a\x16probe/v1/outcome.proto\"x\n" +
-	"\x0eConnectRequest\x12\"\n" +
-	"\x06target\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01(\x80 R\x06target\x12B\n" +
+	"\x1fprobe/v1/exchange_service.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14probe/v1/event.proto\x1a\x16probe/v1/outcome.proto\"v\n" +
+	"\x0eConnectRequest\x12 \n" +
+	"\x06target\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x06target\x12B\n" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\atimeout\">\n" +
 	"\x0fConnectResponse\x12+\n" +
-	"\aoutcome\x18\x01 \x01(\v2\x11.probe.v1.OutcomeR\aoutcome\"\xc2\x02\n" +
-	"\x0fExchangeRequest\x12\"\n" +
-	"\x06target\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01(\x80 R\x06target\x12\x1f\n" +
+	"\aoutcome\x18\x01 \x01(\v2\x11.probe.v1.OutcomeR\aoutcome\"\xc0\x02\n" +
+	"\x0fExchangeRequest\x12 \n" +
+	"\x06target\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x06target\x12\x1f\n" +
 	"\x04data\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x04data\x12\x1f\n" +
 	"\x04text\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@H\x00R\x04text\x12\x1b\n" +
 	"\thold_open\x18\x04 \x01(\bR\bholdOpen\x12/\n" +

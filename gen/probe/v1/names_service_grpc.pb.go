@@ -40,7 +40,7 @@ type NameServiceClient interface {
 	// LookupPort tells the services of a port, as getservbyport(3) does. A port that nobody registered is an answer
 	// with no services; INVALID_ARGUMENT is for what is no port.
 	LookupPort(ctx context.Context, in *LookupPortRequest, opts ...grpc.CallOption) (*LookupPortResponse, error)
-	// ListServices pages through all services in the order of port, protocol and name, as getservent(3) would walk them.
+	// ListServices pages through all services in the order of port, protocol and name.
 	// INVALID_ARGUMENT for a page token that no answer gave.
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
 	// LookupProtocol tells a protocol of the IP header by its name, alias or number, as getprotobyname(3) does.
@@ -122,7 +122,7 @@ type NameServiceServer interface {
 	// LookupPort tells the services of a port, as getservbyport(3) does. A port that nobody registered is an answer
 	// with no services; INVALID_ARGUMENT is for what is no port.
 	LookupPort(context.Context, *LookupPortRequest) (*LookupPortResponse, error)
-	// ListServices pages through all services in the order of port, protocol and name, as getservent(3) would walk them.
+	// ListServices pages through all services in the order of port, protocol and name.
 	// INVALID_ARGUMENT for a page token that no answer gave.
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
 	// LookupProtocol tells a protocol of the IP header by its name, alias or number, as getprotobyname(3) does.

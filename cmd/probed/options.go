@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+// options are the flags.
+type options struct {
+	grpcListen, httpListen, opsListen string
+	echo                              []string
+	insecureNoAuth                    bool
+	allowedHosts                      []string
+	drainDelay, drainTimeout          time.Duration
+	logLevel                          string
+	listenFile                        string
+}
+
+func (o *options) register(flags *pflag.FlagSet) {
+	flags.StringVar(&o.grpcListen, "grpc-listen", "127.0.0.1:50051", "where gRPC is served, `HOST:PORT`; port 0 takes a free one; empty: nowhere")
+	flags.StringVar(&o.httpListen, "http-listen", "127.0.0.1:8080", "where REST is served, `HOST:PORT`; port 0 takes a free one; empty: nowhere")
+	flags.StringVar(&o.opsListen, "ops-listen", "127.0.0.1:9464", "where /metrics, /livez and /readyz are served, `HOST:PORT`; empty: nowhere")
+	flags.StringArrayVar(&o.echo, "echo", nil, "answer as RFC 862 does at `URL`: tcp://HOST:PORT, udp://HOST:PORT, unix://PATH (repeatable)")
+	flags.BoolVar(&o.insecureNoAuth, "insecure-no-auth", false, "let anybody who reaches the gRPC and REST listeners use them, also from outside of this host")
+	flags.StringArrayVar(&o.allowedHosts, "http-allowed-host", nil, "answer REST requests for the host `NAME`, besides localhost and IP addresses (repeatable)")
+	flags.DurationVar(&o.drainDelay, "drain-delay", 0, "how long to go on after the signal to end, already not ready, so that load balancers take notice (5s in a cluster)")
+	flags.DurationVar(&o.drainTimeout, "drain-timeout", 20*time.Second, "how long calls under way get to end by themselves; exchanges that are left then end as DRAINED")
+	flags.StringVar(&o.logLevel, "log-level", "info", "the least level that is logged: debug, info, warn, error")
+	flags.StringVar(&o.listenFile, "listen-file", "", "when ready, write the addresses of the listeners to `FILE`, a NAME=ADDRESS a line")
+}
+
+// logger writes text to a terminal and JSON to anything else.
+func (o *options) logger(stderr io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level %q: it is debug, info, warn or error", o.logLevel)}
+	}
+	handlerOptions := &slog.HandlerOptions{Level: level}
+	if file, ok := stderr.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		return slog.New(slog.NewTextHandler(stderr, handlerOptions)), nil
+	}
+	return slog.New(slog.NewJSONHandler(stderr, handlerOptions)), nil
+}

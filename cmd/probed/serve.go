@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"probed/service"
+	"probed/service/gateway"
+	"probed/service/metrics"
+	"probed/service/policy"
+)
+
+// Bounds on what a client may make probed hold.
+const (
+	maxStreams       = 100      // calls at a time on one gRPC connection
+	maxHeader        = 16 << 10 // bytes of headers, gRPC and HTTP
+	handshakeTimeout = 10 * time.Second
+	// Windows of HTTP/2 are fixed. Left to grow, a few hundred streams that nobody reads hold gigabytes.
+	streamWindow     = 64 << 10
+	connectionWindow = 1 << 20
+)
+
+// server is probed, put together.
+type server struct {
+	options   options
+	log       *slog.Logger
+	listeners *listeners
+	service   *service.Service
+	grpc      *grpc.Server
+	health    *health.Server
+	gateway   *gateway.Gateway
+	http      *http.Server
+	ops       *http.Server
+	ready     atomic.Bool // whether new calls are welcome
+}
+
+// serve runs probed until a signal, or the failure of a listener, ends it.
+func serve(ctx context.Context, o options, stderr io.Writer, getenv func(string) string, signals <-chan os.Signal) error {
+	log, err := o.logger(stderr)
+	if err != nil {
+		return err
+	}
+	counts := metrics.New(programVersion())
+	listeners, err := listen(ctx, o, counts.Echoed)
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
+	s, err := assemble(o, log, listeners, counts, getenv)
+	if err != nil {
+		return err
+	}
+	if listeners.reachable > 0 {
+		log.Warn("listening without authentication: whoever reaches this address can make connections from here", "listeners", listeners.reachable)
+	}
+	return s.run(ctx, signals)
+}
+
+// assemble wires the rooms together. Nothing is served yet.
+func assemble(o options, log *slog.Logger, listeners *listeners, counts *metrics.Metrics, getenv func(string) string) (*server, error) {
+	hostname, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("the name of this host: %w", err)
+	}
+	vantage := service.Vantage{
+		Hostname: hostname, Version: programVersion(),
+		Pod: getenv("PROBED_POD"), Namespace: getenv("PROBED_NAMESPACE"), Node: getenv("PROBED_NODE"),
+	}
+	rules := &policy.Policy{Loopback: listeners.reachable == 0, Listeners: listeners.own()}
+	counts.Insecure(listeners.reachable)
+
+	s := &server{options: o, log: log, listeners: listeners, health: health.NewServer()}
+	s.service = service.New(service.Config{
+		Policy:        service.DialPolicy(rules, counts.Decided),
+		Vantage:       vantage,
+		Hooks:         counts.LookupHooks(),
+		ExchangeHooks: counts.ExchangeHooks(),
+	})
+	chain, err := service.Chain(service.ChainConfig{Logger: log, Metrics: counts.Interceptors(), Vantage: vantage})
+	if err != nil {
+		return nil, err
+	}
+	s.grpc = grpc.NewServer(append(chain,
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeader),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connectionWindow),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.WaitForHandlers(true),
+	)...)
+	s.service.Register(s.grpc)
+	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	if listeners.grpc != nil && addrPort(listeners.grpc).Addr().IsLoopback() {
+		reflection.Register(s.grpc)
+	}
+	counts.Initialize(s.grpc)
+
+	local, err := service.Local(s.grpc,
+		grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(connectionWindow))
+	if err != nil {
+		return nil, err
+	}
+	s.gateway, err = gateway.New(gateway.Config{Conn: local, AllowedHosts: o.allowedHosts})
+	if err != nil {
+		return nil, errors.Join(err, local.Close())
+	}
+	s.http = s.httpServer(s.gateway)
+	s.ops = s.httpServer(opsHandler(counts.Handler(), &s.ready))
+	return s, nil
+}
+
+func (s *server) httpServer(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: handshakeTimeout,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+}
+
+// run serves until a signal comes or a listener fails, and then ends everything. Each goroutine it starts has ended
+// when it returns.
+func (s *server) run(ctx context.Context, signals <-chan os.Signal) error {
+	// When one listener fails, the context of the group ends, and with it the others.
+	group, ctx := errgroup.WithContext(ctx)
+	if s.listeners.grpc != nil {
+		group.Go(func() error { return s.grpc.Serve(s.listeners.grpc) })
+	}
+	if s.listeners.http != nil {
+		group.Go(func() error { return ignoreClosed(s.http.Serve(s.listeners.http)) })
+	}
+	if s.listeners.ops != nil {
+		group.Go(func() error { return ignoreClosed(s.ops.Serve(s.listeners.ops)) })
+	}
+	group.Go(func() error {
+		select {
+		case <-signals:
+		case <-ctx.Done():
+		}
+		return s.end(signals)
+	})
+	if err := s.announce(); err != nil {
+		s.log.Error("cannot announce the listeners", "error", err)
+	}
+	s.ready.Store(true)
+	return group.Wait()
+}
+
+func (s *server) announce() error {
+	for _, entry := range s.listeners.named() {
+		s.log.Info("listening", "listener", entry[0], "addr", entry[1])
+	}
+	if s.options.listenFile == "" {
+		return nil
+	}
+	return s.listeners.writeFile(s.options.listenFile)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,193 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	probev1 "probed/gen/probe/v1"
+)
+
+// The formats an exchange can be streamed in, the one for those who do not care first.
+const (
+	formatLines  = "application/x-ndjson"
+	formatJSON   = "application/json" // the same lines, for clients that ask for JSON
+	formatRaw    = "application/octet-stream"
+	formatEvents = "text/event-stream"
+)
+
+// The trailers of raw bytes, which tell how it ended.
+const (
+	trailerOK     = "Probe-Ok"
+	trailerReason = "Probe-Reason"
+)
+
+// exchange streams the events of one exchange as they happen.
+func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) {
+	format, ok := negotiate(r.Header.Values("Accept"), []string{formatLines, formatJSON, formatRaw, formatEvents})
+	if !ok {
+		writeStatus(w, http.StatusNotAcceptable, requestError(codes.InvalidArgument,
+			"none of the formats in Accept: there are "+formatLines+", "+formatRaw+" and "+formatEvents))
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	request := &probev1.ExchangeRequest{}
+	if len(body) > 0 {
+		if err := unmarshal.Unmarshal(body, request); err != nil {
+			writeError(w, badRequest(plain(err.Error())).Err())
+			return
+		}
+	}
+	// The context ends when the client goes away, and with it the exchange and its socket.
+	stream, err := g.client.Exchange(r.Context(), request)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	// Until the first event any failure can still be told with a status of HTTP's own.
+	first, err := stream.Recv()
+	if header, headerErr := stream.Header(); headerErr == nil {
+		copyHeader(w, header)
+	}
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", format)
+	w.Header().Set("Cache-Control", "no-store")
+	out := writer{ResponseWriter: w, flush: http.NewResponseController(w).Flush}
+	switch format {
+	case formatRaw:
+		out.raw(first, stream)
+	case formatEvents:
+		out.events(first, stream)
+	default:
+		out.lines(first, stream)
+	}
+}
+
+type writer struct {
+	http.ResponseWriter
+	flush func() error
+}
+
+type eventStream = grpc.ServerStreamingClient[probev1.ExchangeResponse]
+
+// each calls write for event after event, beginning with first, and pushes out what it wrote. The error is that of the
+// stream; nil when it ended well or when nobody reads any more.
+func (w writer) each(first *probev1.ExchangeResponse, stream eventStream, write func(*probev1.ExchangeResponse) error) error {
+	event := first
+	for {
+		if write(event) != nil || w.flush() != nil {
+			return nil
+		}
+		var err error
+		event, err = stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// lines writes each event as {"result": …} on a line of its own, and a failure of probed itself as {"error": …}.
+func (w writer) lines(first *probev1.ExchangeResponse, stream eventStream) {
+	err := w.each(first, stream, func(event *probev1.ExchangeResponse) error {
+		text, err := marshal.Marshal(event)
+		if err != nil {
+			return err
+		}
+		return w.write(`{"result":`, string(text), "}\n")
+	})
+	if err != nil {
+		_ = w.write(`{"error":`, statusText(err), "}\n")
+	}
+}
+
+// events writes server-sent events (the HTML standard, section 9.2): the kind of event as its type, and its JSON.
+func (w writer) events(first *probev1.ExchangeResponse, stream eventStream) {
+	err := w.each(first, stream, func(event *probev1.ExchangeResponse) error {
+		text, err := marshal.Marshal(event)
+		if err != nil {
+			return err
+		}
+		return w.write("event: ", kindOf(event), "\ndata: ", string(text), "\n\n")
+	})
+	if err != nil {
+		_ = w.write("event: error\ndata: ", statusText(err), "\n\n")
+	}
+}
+
+// raw writes the peer's bytes and nothing else. How it ended stands in the trailers; when it did not end well the body
+// is cut off, so that the client fails too. When not a byte came, it stands in the headers as well.
+func (w writer) raw(first *probev1.ExchangeResponse, stream eventStream) {
+	w.Header().Set("Trailer", trailerOK+", "+trailerReason)
+	begun := false
+	var outcome *probev1.Outcome
+	event := first
+	for {
+		switch e := event.GetEvent().(type) {
+		case *probev1.ExchangeResponse_Chunk:
+			begun = true
+			if _, err := w.Write(e.Chunk.GetData()); err != nil {
+				return
+			}
+			if w.flush() != nil {
+				return
+			}
+		case *probev1.ExchangeResponse_Outcome:
+			outcome = e.Outcome
+		}
+		var err error
+		if event, err = stream.Recv(); err != nil {
+			break
+		}
+	}
+	if !begun && !outcome.GetOk() {
+		w.Header().Del("Trailer")
+	}
+	w.Header().Set(trailerOK, strconv.FormatBool(outcome.GetOk()))
+	w.Header().Set(trailerReason, outcome.GetReason().String())
+	if !outcome.GetOk() {
+		_ = w.flush()
+		panic(http.ErrAbortHandler) // net/http's way to cut a body off
+	}
+}
+
+func (w writer) write(parts ...string) error {
+	for _, part := range parts {
+		if _, err := io.WriteString(w.ResponseWriter, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kindOf is the name of an event's kind, as JSON has it.
+func kindOf(event *probev1.ExchangeResponse) string {
+	message := event.ProtoReflect()
+	field := message.WhichOneof(message.Descriptor().Oneofs().ByName("event"))
+	if field == nil {
+		return "message"
+	}
+	return field.JSONName()
+}
+
+func statusText(err error) string {
+	text, marshalErr := marshal.Marshal(status.Convert(err).Proto())
+	if marshalErr != nil {
+		return `{"code":13}`
+	}
+	return string(text)
+}

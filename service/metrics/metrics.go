@@ -1,0 +1,148 @@
+// Package metrics counts what probed does, in a registry of its own.
+//
+// A program makes one [Metrics], hands its hooks to the engines and its interceptors to the chain, and serves
+// [Metrics.Handler] to Prometheus. The engines know nothing of it: they call optional functions.
+//
+// No label ever grows with input. Networks, reasons, kinds and decisions are closed sets; a target, a caller, a peer or
+// free text is never a label.
+package metrics
+
+import (
+	"net/http"
+	"runtime"
+	"time"
+
+	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
+
+	"probed/service"
+	"probed/service/exchange"
+	"probed/service/policy"
+)
+
+// Metrics is all that probed counts.
+type Metrics struct {
+	registry *prometheus.Registry
+	rpcs     *grpcprom.ServerMetrics
+
+	dials          *prometheus.CounterVec
+	dialDuration   *prometheus.HistogramVec
+	bytes          *prometheus.CounterVec
+	active         *prometheus.GaugeVec
+	sessions       *prometheus.CounterVec
+	lookups        *prometheus.CounterVec
+	lookupDuration *prometheus.HistogramVec
+	decisions      *prometheus.CounterVec
+	echoed         *prometheus.CounterVec
+	insecure       prometheus.Gauge
+}
+
+// New returns Metrics for this version of the program.
+func New(version string) *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	// Buckets from a lookup in memory to a connection that times out. Those who scrape native histograms get these
+	// instead, the others the classic ones.
+	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: name, Help: help,
+			Buckets:                         []float64{.0001, .0005, .001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}, labels)
+	}
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		rpcs:     grpcprom.NewServerMetrics(),
+
+		dials:          counter("probed_dials_total", "Attempts to connect to one address, by the target's scheme and how they ended.", "network", "reason"),
+		dialDuration:   histogram("probed_dial_duration_seconds", "How long an attempt to connect to one address took.", "network"),
+		bytes:          counter("probed_session_bytes_total", "Bytes of targets, by direction as seen from here.", "network", "direction"),
+		active:         prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "probed_sessions_active", Help: "Exchanges under way."}, []string{"network"}),
+		sessions:       counter("probed_sessions_total", "Exchanges that have ended, by the reason of their outcome.", "network", "reason"),
+		lookups:        counter("probed_lookups_total", "Lookups, by kind and how they ended.", "kind", "reason"),
+		lookupDuration: histogram("probed_lookup_duration_seconds", "How long a lookup took.", "kind"),
+		decisions:      counter("probed_policy_decisions_total", "Decisions of the policy about one address.", "decision"),
+		echoed:         counter("probed_echo_bytes_total", "Bytes that the echo listeners have sent back.", "network"),
+		insecure:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "probed_insecure_listeners", Help: "Listeners reachable from outside without authentication, because --insecure-no-auth said so."}),
+	}
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "probed_build_info", Help: "Always 1; the labels tell which build this is.",
+	}, []string{"version", "goversion"})
+	info.WithLabelValues(version, runtime.Version()).Set(1)
+
+	m.registry.MustRegister(
+		m.dials, m.dialDuration, m.bytes, m.active, m.sessions, m.lookups, m.lookupDuration, m.decisions, m.echoed, m.insecure,
+		info, m.rpcs,
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// Handler serves the metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.InstrumentMetricHandler(m.registry, promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		Registry: m.registry, EnableOpenMetrics: true,
+	}))
+}
+
+// Interceptors counts RPCs. They are the one source of RPC metrics.
+func (m *Metrics) Interceptors() service.Interceptors {
+	return service.Interceptors{Unary: m.rpcs.UnaryServerInterceptor(), Stream: m.rpcs.StreamServerInterceptor()}
+}
+
+// Initialize makes the series of every RPC of server exist from the start, so that a rate over them is right from the
+// first call on. Call it when all services are registered.
+func (m *Metrics) Initialize(server *grpc.Server) { m.rpcs.InitializeMetrics(server) }
+
+// LookupHooks counts lookups.
+func (m *Metrics) LookupHooks() service.Hooks {
+	return service.Hooks{Lookup: func(kind, reason string, duration time.Duration) {
+		m.lookups.WithLabelValues(kind, reason).Inc()
+		m.lookupDuration.WithLabelValues(kind).Observe(duration.Seconds())
+	}}
+}
+
+// ExchangeHooks counts exchanges, their attempts and their bytes.
+func (m *Metrics) ExchangeHooks() *exchange.Hooks {
+	return &exchange.Hooks{
+		SessionStart: func(scheme string) { m.active.WithLabelValues(scheme).Inc() },
+		SessionEnd: func(scheme string, outcome *exchange.Outcome) {
+			m.active.WithLabelValues(scheme).Dec()
+			m.sessions.WithLabelValues(scheme, reasonLabel(outcome.Reason)).Inc()
+		},
+		Dialled: func(scheme string, reason exchange.Reason, duration time.Duration) {
+			m.dials.WithLabelValues(scheme, reasonLabel(reason)).Inc()
+			m.dialDuration.WithLabelValues(scheme).Observe(duration.Seconds())
+		},
+		Sent:     func(scheme string, n int) { m.bytes.WithLabelValues(scheme, "sent").Add(float64(n)) },
+		Received: func(scheme string, n int) { m.bytes.WithLabelValues(scheme, "received").Add(float64(n)) },
+	}
+}
+
+// reasonLabel is a reason as label value: OK for none, since an empty reason reads like a missing one.
+func reasonLabel(reason exchange.Reason) string {
+	if reason == exchange.None {
+		return "OK"
+	}
+	return reason.String()
+}
+
+// Decided counts a decision of the policy; see [service.DialPolicy].
+func (m *Metrics) Decided(decision policy.Decision) {
+	m.decisions.WithLabelValues(decision.Rule).Inc()
+}
+
+// Echoed counts the bytes that an echo listener has sent back; see package echo.
+func (m *Metrics) Echoed(network string, n int) {
+	m.echoed.WithLabelValues(network).Add(float64(n))
+}
+
+// Insecure tells how many listeners are reachable from outside without authentication.
+func (m *Metrics) Insecure(listeners int) { m.insecure.Set(float64(listeners)) }
