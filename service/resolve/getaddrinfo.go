@@ -123,7 +123,11 @@ func (g *getAddrInfo) run(host, service *string) ([]AddrInfo, EAI) {
 	if code := g.addresses(host); code != 0 {
 		return nil, code
 	}
-	return g.list(endpoints), 0
+	list := g.list(endpoints)
+	if len(list) == 0 {
+		return nil, EAI_NONAME // a mapped address alone, dropped for not being IPv6
+	}
+	return list, 0
 }
 
 // cString cuts a string where C would end it.
@@ -360,7 +364,9 @@ func (g *getAddrInfo) simple() EAI {
 	case out.status == statusSuccess:
 		g.add(out.entry, AF_INET)
 		return 0
-	case used && out.status == statusNotFound:
+	case used && (out.status == statusNotFound ||
+		// No server told, but the name as it stands was already known to fail.
+		out.status == statusUnavailable && out.herr == hostNotFound):
 		if out.herr == noData {
 			return EAI_NODATA
 		}
@@ -438,7 +444,7 @@ func (g *getAddrInfo) sources() EAI {
 				status6, noData6 = status, noData
 			}
 			if known && (family == AF_INET || v4mapped && (alsoAll || !g.gotIPv6)) {
-				if o, _ := ask(AF_INET); o.herr == netdbInternal && o.status != statusSuccess {
+				if o, known := ask(AF_INET); o.herr == netdbInternal && known && o.status != statusSuccess {
 					return EAI_SYSTEM
 				}
 				if family == AF_INET {

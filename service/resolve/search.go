@@ -28,22 +28,25 @@ func (w *walk) query(name string, types []uint16) *asked {
 	if name == "" || len(name) >= maxName {
 		return a.bad(types)
 	}
-	if conf.noAAAA && len(types) == 1 && types[0] == dns.TypeAAAA {
-		a.herr, a.replies = noData, []reply{{reason: NoData}}
-		return a
+	// With no-aaaa the question for AAAA alone becomes one for A, which tells
+	// whether the name exists; its records are not handed on.
+	withhold := conf.noAAAA && len(types) == 1 && types[0] == dns.TypeAAAA
+	if withhold {
+		types = []uint16{dns.TypeA}
 	}
 	questions := make([]question, len(types))
 	for i, t := range types {
-		q, ok := newQuestion(a.name, t, dns.ClassINET, conf.shape)
+		q, ok := newQuestion(name, t, dns.ClassINET, conf.shape)
 		if !ok {
 			a.errno = syscall.EMSGSIZE
 			return a.bad(types)
 		}
 		for i > 0 && q.id == questions[0].id {
-			q, _ = newQuestion(a.name, t, dns.ClassINET, conf.shape)
+			q, _ = newQuestion(name, t, dns.ClassINET, conf.shape)
 		}
 		questions[i] = q
 	}
+	a.name = questions[0].name
 	s := w.send(questions)
 	a.replies, a.rcode = s.replies, s.rcode
 	if !s.any {
@@ -57,6 +60,9 @@ func (w *walk) query(name string, types []uint16) *asked {
 		m := a.replies[i].msg
 		if m == nil {
 			continue
+		}
+		if withhold {
+			m.Answer = nil
 		}
 		records = records || m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0
 		if rcode == dns.RcodeSuccess {

@@ -543,12 +543,51 @@ func (s *Step) describe(msg *dns.Msg, problem Reason) {
 // newQuestion prepares a question. It fails on a name that is no domain name.
 func newQuestion(name string, qtype, class uint16, shape func(*dns.Msg)) (question, bool) {
 	q := question{name: dns.Fqdn(name), qtype: qtype, class: class, id: uint16(rand.Uint32())}
+	if trailing := len(name) - len(strings.TrimRight(name, `\`)); trailing%2 == 1 {
+		return q, false // an escape of nothing, which Fqdn would make one of the dot
+	}
 	msg := dns.Msg{Question: []dns.Question{{Name: q.name, Qtype: qtype, Qclass: class}}}
 	msg.Id, msg.RecursionDesired = q.id, true
 	shape(&msg)
 	wire, err := msg.Pack()
-	q.wire = wire
+	if q.wire = wire; err != nil {
+		return q, false
+	}
+	if end, ok := skipName(wire, headerSize); !ok || end-headerSize > maxWireName {
+		return q, false // the library lets names through that are a little too long
+	}
+	if !plainName(name) {
+		// Spelled the way answers will spell it.
+		q.name, _, err = dns.UnpackDomainName(wire, headerSize)
+	}
 	return q, err == nil
+}
+
+// maxWireName is the length of the longest name on the wire (RFC 1035 2.3.4).
+const maxWireName = 255
+
+// skipName returns where an uncompressed name ends.
+func skipName(wire []byte, at int) (int, bool) {
+	for at < len(wire) {
+		n := int(wire[at])
+		if at++; n == 0 {
+			return at, true
+		}
+		at += n
+	}
+	return 0, false
+}
+
+// plainName tells names that have one spelling only, but for case.
+func plainName(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.':
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // typeName is the mnemonic of a record type, TYPEn for one without (RFC 3597).
