@@ -186,11 +186,13 @@ func (t *gaiTables) scope(addr netip.Addr) int {
 		}
 		return 14
 	}
+	// By the bits of the IPv6 address: an IPv4-mapped one is global whatever
+	// it maps.
 	b := addr.As16()
 	switch {
-	case addr.IsMulticast():
+	case b[0] == 0xff:
 		return int(b[1] & 0xf)
-	case addr.IsLinkLocalUnicast(), addr.IsLoopback():
+	case hasLinkScope(addr), addr == netip.IPv6Loopback():
 		return 2
 	case b[0] == 0xfe && b[1]&0xc0 == 0xc0: // fec0::/10, site-local
 		return 5

@@ -25,9 +25,10 @@ func idnaEncode(name string) (string, bool) {
 	return ascii, err == nil && ascii != ""
 }
 
-// idnaDecode turns a name into its Unicode form; one that cannot be stays.
+// idnaDecode turns the encoded labels of a name into Unicode and leaves the
+// others as they are; a name that cannot be decoded stays.
 func idnaDecode(name string) string {
-	if s, err := idna.Lookup.ToUnicode(name); err == nil {
+	if s, err := idna.Punycode.ToUnicode(name); err == nil {
 		return s
 	}
 	return name

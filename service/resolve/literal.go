@@ -92,7 +92,7 @@ func parse6(s string) (netip.Addr, bool) {
 // scopeID reads what stands behind the % of an IPv6 address: an interface
 // name, for addresses whose scope an interface delimits, or a number.
 func scopeID(addr netip.Addr, zone string) (uint32, bool) {
-	if hasLinkScope(addr) || addr.IsInterfaceLocalMulticast() {
+	if b := addr.As16(); hasLinkScope(addr) || b[0] == 0xff && b[1]&0xf == 1 {
 		if i, err := net.InterfaceByName(zone); err == nil {
 			return uint32(i.Index), true
 		}
@@ -104,9 +104,11 @@ func scopeID(addr netip.Addr, zone string) (uint32, bool) {
 	return uint32(n), err == nil
 }
 
-// hasLinkScope tells link-local addresses, unicast and multicast.
+// hasLinkScope tells link-local IPv6 addresses, fe80::/10 and ff02::/16. What
+// package netip calls link-local takes in mapped IPv4.
 func hasLinkScope(addr netip.Addr) bool {
-	return addr.IsLinkLocalUnicast() || addr.IsLinkLocalMulticast()
+	b := addr.As16()
+	return b[0] == 0xfe && b[1]&0xc0 == 0x80 || b[0] == 0xff && b[1]&0xf == 2
 }
 
 // serviceNumber reads a service as strtoul(3) with base 10 does: leading white

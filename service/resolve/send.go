@@ -543,8 +543,9 @@ func (s *Step) describe(msg *dns.Msg, problem Reason) {
 // newQuestion prepares a question. It fails on a name that is no domain name.
 func newQuestion(name string, qtype, class uint16, shape func(*dns.Msg)) (question, bool) {
 	q := question{name: dns.Fqdn(name), qtype: qtype, class: class, id: uint16(rand.Uint32())}
-	if trailing := len(name) - len(strings.TrimRight(name, `\`)); trailing%2 == 1 {
-		return q, false // an escape of nothing, which Fqdn would make one of the dot
+	plain := plainName(name)
+	if !plain && !escapesOK(name) {
+		return q, false
 	}
 	msg := dns.Msg{Question: []dns.Question{{Name: q.name, Qtype: qtype, Qclass: class}}}
 	msg.Id, msg.RecursionDesired = q.id, true
@@ -556,11 +557,25 @@ func newQuestion(name string, qtype, class uint16, shape func(*dns.Msg)) (questi
 	if end, ok := skipName(wire, headerSize); !ok || end-headerSize > maxWireName {
 		return q, false // the library lets names through that are a little too long
 	}
-	if !plainName(name) {
+	if !plain {
 		// Spelled the way answers will spell it.
 		q.name, _, err = dns.UnpackDomainName(wire, headerSize)
 	}
 	return q, err == nil
+}
+
+// escapesOK tells that every backslash of a name begins a whole escape. The
+// library is laxer than resolvers are.
+func escapesOK(name string) bool {
+	for i := 0; i < len(name); i++ {
+		if name[i] == '\\' {
+			var ok bool
+			if _, i, ok = unescape(name, i); !ok {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // maxWireName is the length of the longest name on the wire (RFC 1035 2.3.4).
