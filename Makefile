@@ -1,0 +1,87 @@
+# What a developer and CI run. `make` alone lists it.
+#
+# Nothing here asks a service but the Go module proxy, and Debian's packages in test-system.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# What the programs call themselves. A clone without tags is named by its commit.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+FUZZTIME ?= 30s
+BENCH ?= .
+
+# Tools are built once, at the versions of tools/go.mod, and out of the product's module graph.
+TOOLS := $(CURDIR)/.build/bin
+PLUGINS := $(addprefix $(TOOLS)/,protoc-gen-go protoc-gen-go-grpc protoc-gen-grpc-gateway protoc-gen-openapiv2)
+PROTO_IMPORTS := .build/proto
+
+# Static and without paths of the machine that built it, so that the same commit gives the same bytes, and they run in
+# an empty image.
+BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+
+.PHONY: help demo build test test-system lint generate check-generate check-breaking fuzz bench image clean FORCE
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
+
+demo: build ## show a session on loopback; ends by itself
+	@demo/run
+
+build: bin/probed bin/probectl ## bin/probed and bin/probectl
+
+# Go knows better than make what has changed.
+bin/probed bin/probectl: bin/%: FORCE
+	$(BUILD) -o $@ ./cmd/$*
+
+test: ## the tests that need nothing but Go and a C compiler, race detector on
+	@command -v "$$(go env CC)" >/dev/null || { echo >&2 'the race detector needs a C compiler: apt-get install gcc libc6-dev'; exit 1; }
+	go vet -tags system ./...
+	CGO_ENABLED=1 go test -race ./...
+
+test-system: ## the tests that need root, namespaces and Debian packages; installs what is missing
+	tools/test-system
+
+lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(PROTO_IMPORTS) ## golangci-lint, buf lint, formats
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+		[ -z "$$unformatted" ] || { printf >&2 'gofmt -w these:\n%s\n' "$$unformatted"; exit 1; }
+	$(TOOLS)/golangci-lint run
+	cd tools && $(TOOLS)/golangci-lint run --config ../.golangci.yml
+	$(TOOLS)/buf lint api/proto
+	$(TOOLS)/buf format --diff --exit-code api/proto
+
+generate: $(TOOLS)/buf $(PLUGINS) $(PROTO_IMPORTS) ## gen/, the OpenAPI document and the embedded tables
+	$(TOOLS)/buf generate
+	go generate ./...
+
+check-generate: $(TOOLS)/buf $(PLUGINS) ## is what is committed what generate gives?
+	tools/check-generate
+
+check-breaking: $(TOOLS)/buf ## does the contract keep what it promised? (AGAINST=REF; the last tag, else the commit before)
+	tools/check-breaking $(AGAINST)
+
+fuzz: ## every fuzz target for FUZZTIME (30s) each
+	tools/fuzz $(FUZZTIME)
+
+bench: ## the benchmarks that match BENCH (all)
+	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+# For another kind of machine: make image GOARCH=arm64. The tool itself runs here, so it is built for here.
+image: ## bin/probed.oci.tar, an OCI image with probed alone in it; needs no daemon
+	GOOS=linux $(BUILD) -o .build/image/probed ./cmd/probed
+	@mkdir -p bin
+	arch=$$(go env GOARCH); env -u GOARCH go -C tools run ./image -version '$(VERSION)' -arch "$$arch" \
+		-o $(CURDIR)/bin/probed.oci.tar $(CURDIR)/.build/image/probed
+
+clean: ## remove what the targets above have made
+	rm -rf bin .build
+
+# A tool is named by the last element of its path among the `tool` lines of tools/go.mod.
+$(TOOLS)/%: tools/go.mod
+	GOBIN=$(TOOLS) go -C tools install $$(sed -n 's|^\t\([^ ]*/$*\)$$|\1|p' tools/go.mod)
+	@touch $@
+
+$(PROTO_IMPORTS): tools/go.mod tools/proto-imports
+	tools/proto-imports $(CURDIR)/$@
+	@touch $@
