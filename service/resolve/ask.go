@@ -334,6 +334,9 @@ func printable(s string) string {
 
 // rcodeName is the mnemonic of a response code, or its number.
 func rcodeName(rcode int) string {
+	if rcode == dns.RcodeBadVers {
+		return "BADVERS" // shares its number with BADSIG, which is for TSIG alone
+	}
 	if name, ok := dns.RcodeToString[rcode]; ok {
 		return name
 	}

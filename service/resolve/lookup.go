@@ -269,7 +269,7 @@ func (h *hostLookup) worst(reason Reason, server string, err error) {
 		}
 		return 9
 	}
-	if weight(reason) > weight(h.reason) {
+	if w, have := weight(reason), weight(h.reason); w > have || w == have && h.server == "" {
 		h.reason, h.server, h.err = reason, server, err
 	}
 }
