@@ -9,6 +9,8 @@ SHELL := /bin/bash
 
 # What the programs call themselves. A clone without tags is named by its commit.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# What the image calls itself; localhost stands for "of no registry".
+IMAGE ?= localhost/probed:$(VERSION)
 FUZZTIME ?= 30s
 BENCH ?= .
 
@@ -67,12 +69,14 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 bench: ## the benchmarks that match BENCH (all)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
-# For another kind of machine: make image GOARCH=arm64. The tool itself runs here, so it is built for here.
-image: ## bin/probed.oci.tar, an OCI image with probed alone in it; needs no daemon
+# For another kind of machine: make image GOARCH=arm64. The tool itself runs here, so it is built for here. The commit
+# stands for the time, so that the same commit gives the same image.
+image: ## bin/probed.oci.tar, an OCI image with probed alone in it; needs no daemon (IMAGE=NAME:TAG)
 	GOOS=linux $(BUILD) -o .build/image/probed ./cmd/probed
 	@mkdir -p bin
-	arch=$$(go env GOARCH); env -u GOARCH go -C tools run ./image -version '$(VERSION)' -arch "$$arch" \
-		-o $(CURDIR)/bin/probed.oci.tar $(CURDIR)/.build/image/probed
+	arch=$$(go env GOARCH); env -u GOARCH go -C tools run ./image -name '$(IMAGE)' -arch "$$arch" -version '$(VERSION)' \
+		-revision "$$(git rev-parse HEAD)" -created "$$(git log -1 --format=%ct)" \
+		-o '$(CURDIR)/bin/probed.oci.tar' '$(CURDIR)/.build/image/probed'
 
 clean: ## remove what the targets above have made
 	rm -rf bin .build
