@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"probed/service"
+)
+
+// The exit codes; the help of probectl itself tells them.
+const (
+	exitYes         = 0
+	exitFailed      = 1
+	exitNo          = 2
+	exitUsage       = 64 // EX_USAGE of sysexits.h
+	exitInterrupted = 130
+)
+
+// typedError is something wrong with the command line, found before anything was asked.
+type typedError struct{ err error }
+
+func (e *typedError) Error() string { return e.err.Error() }
+
+func (e *typedError) Unwrap() error { return e.err }
+
+// exitError ends the program with a code. An empty text: what there is to say has been said. Advice is what to do next.
+type exitError struct {
+	code         int
+	text, advice string
+}
+
+func (e *exitError) Error() string { return e.text }
+
+// errNo is the answer no, told by what has been printed.
+var errNo = &exitError{code: exitNo}
+
+// explain turns the error of a command into an exit code, and into what to say on stderr; empty is nothing.
+func explain(err error) (code int, text, advice string) {
+	if err == nil {
+		return exitYes, "", ""
+	}
+	if exit, ok := errors.AsType[*exitError](err); ok {
+		return exit.code, exit.text, exit.advice
+	}
+	s, ok := status.FromError(err)
+	switch {
+	case !ok:
+		return exitFailed, err.Error(), ""
+	case fromProbed(s):
+		return codeOf(s), s.Message(), ""
+	case s.Code() == codes.Unimplemented:
+		return exitFailed, "the server does not know this question: " + s.Message(),
+			"Is it a probed, and as new as this probectl?"
+	}
+	return exitFailed, "the connection to the server broke: " + connectionText(s.Message()), ""
+}
+
+// codeOf is the exit code for a status of the service.
+func codeOf(s *status.Status) int {
+	switch s.Code() {
+	case codes.InvalidArgument:
+		return exitUsage
+	case codes.NotFound:
+		return exitNo
+	}
+	return exitFailed
+}
+
+// fromProbed tells whether a status was made by the service, rather than by gRPC on the way to it.
+func fromProbed(s *status.Status) bool {
+	for _, detail := range s.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == service.ErrorDomain {
+			return true
+		}
+	}
+	return false
+}
+
+// connectionText takes the wrapping off what gRPC says of a connection: "connection error: desc = "transport: Error
+// while dialing: dial tcp …: connect: connection refused"".
+func connectionText(text string) string {
+	if _, description, ok := strings.Cut(text, "desc = "); ok {
+		text = description
+		if unquoted, err := strconv.Unquote(description); err == nil {
+			text = unquoted
+		}
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(text, "transport: "), "Error while dialing: ")
+}

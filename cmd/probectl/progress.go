@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	probev1 "probed/gen/probe/v1"
+)
+
+// progress shows how a transfer goes: what has come, how fast, and since when. It is on stderr, if that is a terminal,
+// from the first second on, and goes away at the end. While stdout, on a terminal as well, is within a line, it stays
+// away: the two may be the same one.
+type progress struct {
+	stderr, stdout *printer
+	done           chan struct{}
+	ended          chan struct{} // closed when the goroutine that draws has ended
+	stopping       sync.Once
+
+	mu     sync.Mutex // held while anything is printed
+	begin  time.Time
+	bytes  uint64
+	chunks uint64
+	drawn  uint64 // the bytes when it was drawn last
+}
+
+const progressInterval = time.Second
+
+func startProgress(stderr, stdout *printer) *progress {
+	p := &progress{stderr: stderr, stdout: stdout, done: make(chan struct{}), ended: make(chan struct{}), begin: time.Now()}
+	go func() {
+		defer close(p.ended)
+		p.draw()
+	}()
+	return p
+}
+
+func (p *progress) draw() {
+	if !p.stderr.terminal {
+		return
+	}
+	ticker := time.NewTicker(progressInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-ticker.C:
+		}
+		p.mu.Lock()
+		if !p.stdout.terminal || !p.stdout.midLine() {
+			p.stderr.status(fmt.Sprintf("%s received, %s/s, %v", sizeText(p.bytes),
+				sizeText((p.bytes-p.drawn)*uint64(time.Second/progressInterval)), time.Since(p.begin).Truncate(time.Second)))
+		}
+		p.drawn = p.bytes
+		p.mu.Unlock()
+	}
+}
+
+// during counts a chunk, nil for other events, and calls show with the progress out of its way.
+func (p *progress) during(chunk *probev1.Chunk, show func() error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if chunk != nil {
+		p.chunks++
+		p.bytes += uint64(len(chunk.GetData()))
+	}
+	p.stderr.status("")
+	return show()
+}
+
+// stop takes the progress away, for good. It may be called again.
+func (p *progress) stop() {
+	p.stopping.Do(func() {
+		close(p.done)
+		<-p.ended
+		p.stderr.status("")
+	})
+}
+
+// received is what has come until now.
+func (p *progress) received() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return fmt.Sprintf("%s in %d %s", bytesText(p.bytes), p.chunks, plural(p.chunks, "chunk"))
+}
+
+// sizeText is a number of bytes in the largest binary unit it has one of.
+func sizeText(n uint64) string {
+	const units = "KMGT"
+	if n < 1<<10 {
+		return fmt.Sprintf("%d B", n)
+	}
+	size, unit := float64(n)/(1<<10), 0
+	for size >= 1<<10 && unit < len(units)-1 {
+		size, unit = size/(1<<10), unit+1
+	}
+	return fmt.Sprintf("%.1f %ciB", size, units[unit])
+}

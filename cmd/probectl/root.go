@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// tool is what all commands share: the streams, and the flags that every command takes.
+type tool struct {
+	stdin          io.Reader
+	stdout, stderr *printer
+
+	server         string
+	connectTimeout time.Duration
+	format         format
+	verbose        bool
+
+	documents int // of YAML written so far
+}
+
+// run carries out one command line and returns the exit code. It returns when all its goroutines have ended.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
+	t := &tool{stdin: stdin, stdout: newPrinter(stdout), stderr: newPrinter(stderr)}
+	root := newRootCommand(t, getenv)
+	root.SetArgs(args)
+	command, err := root.ExecuteContextC(ctx)
+	if writeErr := t.stdout.close(); err == nil && writeErr != nil {
+		err = fmt.Errorf("cannot write the answer: %w", writeErr)
+	}
+	var typed *typedError
+	if errors.As(err, &typed) {
+		t.stderr.line("probectl: %v", typed.err)
+		t.stderr.line("usage: %s; more: %s --help", command.UseLine(), command.CommandPath())
+		return exitUsage
+	}
+	code, text, advice := explain(err)
+	if text != "" {
+		t.stderr.line("probectl: %s", text)
+	}
+	if advice != "" {
+		t.stderr.line("%s", advice)
+	}
+	return code
+}
+
+const rootHelp = `probectl asks questions of the network: which port is ssh, what does this name
+resolve to and by which queries, what happens when I connect there, send these
+bytes and read what comes back.
+
+With --server, or PROBECTL_SERVER, a probed answers, and the answer is what the
+network looks like from there. Without, this machine answers.
+
+The connection to a probed is plain text for now; TLS comes with authentication.
+
+Exit codes:
+  0    yes: it was found, it could be reached, the exchange went well
+  1    probectl or the server failed, so there is no answer
+  2    no: the check failed, or the name does not exist
+  64   wrong usage, told here or by the server (INVALID_ARGUMENT)
+  130  interrupted by Ctrl-C; what had been received by then is printed`
+
+const rootExample = `  probectl service ssh
+  probectl host example.org --trace
+  probectl connect tcp://example.org:https
+  probectl exchange tcp://example.org:80 --text 'GET / HTTP/1.0\r\n\r\n'
+  probectl --server probed.shop:50051 vantage`
+
+func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "probectl COMMAND",
+		Short:         "Ask questions of the network, from here or from where a probed runs",
+		Long:          rootHelp,
+		Example:       rootExample,
+		Version:       buildVersion(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(root *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			text := fmt.Sprintf("there is no command %q", args[0])
+			if similar := root.SuggestionsFor(args[0]); len(similar) > 0 {
+				text += "; did you mean " + strings.Join(similar, " or ") + "?"
+			}
+			return errors.New(text)
+		},
+		RunE: func(root *cobra.Command, _ []string) error { return root.Help() },
+	}
+	root.SetOut(t.stdout)
+	root.SetErr(t.stderr)
+	root.SuggestionsMinimumDistance = 2
+
+	flags := root.PersistentFlags()
+	flags.StringVarP(&t.server, "server", "s", getenv("PROBECTL_SERVER"),
+		"the probed to ask, `HOST[:PORT]` of its gRPC listener (port 50051 unless given);\nempty: answer from this machine (default: $PROBECTL_SERVER)")
+	flags.Lookup("server").DefValue = "" // what the environment says is not for help texts
+	flags.DurationVar(&t.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the connection to the server")
+	flags.VarP(&t.format, "output", "o", "`FORMAT` of the answer: table, json or yaml")
+	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell the id of the request, and log to stderr what runs inside probectl")
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &typedError{err} })
+	for _, group := range []struct {
+		id, title string
+		commands  []func(*tool) *cobra.Command
+	}{
+		{"tables", "Services, protocols, constants:", []func(*tool) *cobra.Command{
+			newServiceCommand, newPortCommand, newServicesCommand, newProtocolCommand, newConstantsCommand,
+		}},
+		{"names", "Names and addresses:", []func(*tool) *cobra.Command{
+			newHostnameCommand, newVantageCommand, newHostCommand, newAddressCommand, newAddrinfoCommand,
+			newNameinfoCommand, newDNSCommand,
+		}},
+		{"connections", "Connections:", []func(*tool) *cobra.Command{
+			newConnectCommand, newExchangeCommand,
+		}},
+	} {
+		root.AddGroup(&cobra.Group{ID: group.id, Title: group.title})
+		for _, newCommand := range group.commands {
+			command := newCommand(t)
+			command.GroupID = group.id
+			root.AddCommand(command)
+		}
+	}
+	root.AddCommand(newVersionCommand(t))
+	addCompletionCommand(root)
+	typeArguments(root)
+	return root
+}
+
+// typeArguments makes what is wrong with the arguments of a command, or one below it, an error of who typed them.
+func typeArguments(command *cobra.Command) {
+	if check := command.Args; check != nil {
+		command.Args = func(command *cobra.Command, args []string) error {
+			if err := check(command, args); err != nil {
+				return &typedError{err}
+			}
+			return nil
+		}
+	}
+	for _, below := range command.Commands() {
+		typeArguments(below)
+	}
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	probev1 "probed/gen/probe/v1"
+	"probed/service"
+	"probed/service/policy"
+)
+
+// defaultPort is that of probed's gRPC listener.
+const defaultPort = "50051"
+
+// ask is what a command of one question does: it calls method, tells where the answer comes from, and prints it, for a
+// person with table. The answer to a question that makes no sense or that finds nothing is the error, a gRPC status.
+func ask[Client, Request any, Response proto.Message](
+	ctx context.Context, t *tool,
+	client func(grpc.ClientConnInterface) Client,
+	method func(Client, context.Context, Request, ...grpc.CallOption) (Response, error),
+	request Request,
+	table func(*printer, Response),
+) error {
+	return t.withServer(ctx, func(ctx context.Context, s *server) error {
+		var header metadata.MD
+		response, err := method(client(s.conn), ctx, request, grpc.Header(&header))
+		t.tellVantage(s, header, err)
+		if err != nil {
+			t.printStatus(err)
+			return err
+		}
+		if t.format == formatTable {
+			table(t.stdout, response)
+			return nil
+		}
+		return t.printMessage(response)
+	})
+}
+
+// server is the probed that answers: one elsewhere, or the service inside this process.
+type server struct {
+	conn  grpc.ClientConnInterface
+	where string // how the answer got here, for the line that tells the vantage
+	close func()
+}
+
+// withServer calls f with the server to ask. The context of f ends with Ctrl-C; then withServer returns the error of an
+// interruption, unless f has one to tell. Before and after that Ctrl-C ends the program, as it does by default: the input
+// has been read by then and nothing is lost.
+func (t *tool) withServer(ctx context.Context, f func(context.Context, *server) error) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for anything
+
+	s, err := t.open(ctx)
+	if err == nil {
+		defer s.close()
+		err = f(ctx, s)
+	}
+	if _, told := errors.AsType[*exitError](err); err != nil && !told && ctx.Err() != nil {
+		return &exitError{code: exitInterrupted, text: "interrupted"}
+	}
+	return err
+}
+
+func (t *tool) open(ctx context.Context) (*server, error) {
+	if t.server == "" {
+		return t.openLocal()
+	}
+	return t.openRemote(ctx)
+}
+
+// openLocal runs the service inside this process. Who asks is the user at the keyboard, who could open these connections
+// without us as well: the policy allows all.
+func (t *tool) openLocal() (*server, error) {
+	logger := slog.New(slog.DiscardHandler)
+	if t.verbose {
+		logger = slog.New(slog.NewTextHandler(t.stderr, nil))
+	}
+	hostname, err := os.Hostname()
+	if err != nil {
+		hostname = "this machine"
+	}
+	vantage := service.Vantage{Hostname: hostname, Version: buildVersion()}
+	options, err := service.Chain(service.ChainConfig{Logger: logger, Vantage: vantage})
+	if err != nil {
+		return nil, err
+	}
+	grpcServer := grpc.NewServer(append(options, grpc.WaitForHandlers(true))...)
+	service.New(service.Config{Policy: service.DialPolicy(policy.AllowAll(), nil), Vantage: vantage}).Register(grpcServer)
+	conn, err := service.Local(grpcServer)
+	if err != nil {
+		return nil, err
+	}
+	return &server{conn: conn, where: "in process", close: func() {
+		_ = conn.Close() // it has answered; what its end says changes nothing
+		grpcServer.Stop()
+	}}, nil
+}
+
+// openRemote connects to a probed, and does not return before there is a connection: so that what stands in the way is
+// told once, and as what it is.
+func (t *tool) openRemote(ctx context.Context) (*server, error) {
+	address, err := serverAddress(t.server)
+	if err != nil {
+		return nil, &typedError{fmt.Errorf("--server %s: %w", t.server, err)}
+	}
+	// The name is left to the dialer, whose errors say more than those of a gRPC resolver.
+	conn, err := grpc.NewClient("passthrough:///"+address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDisableRetry(), // a retry would hide that something is wrong
+		grpc.WithDisableServiceConfig(),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: t.connectTimeout}),
+	)
+	if err != nil {
+		return nil, &typedError{fmt.Errorf("--server %s: %w", t.server, err)}
+	}
+	if err := awaitConnection(ctx, conn, t.connectTimeout); err != nil {
+		_ = conn.Close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, &exitError{
+			code: exitFailed,
+			text: fmt.Sprintf("no probed answers at %s: %v", address, err),
+			advice: "Start one there (probed listens for gRPC on port " + defaultPort + "), name another one with " +
+				"--server or PROBECTL_SERVER, or leave both out to ask from this machine.",
+		}
+	}
+	return &server{conn: conn, where: "probed at " + address, close: func() { _ = conn.Close() }}, nil
+}
+
+// serverAddress is the host and port that the flag --server means.
+func serverAddress(text string) (string, error) {
+	if strings.Contains(text, "://") {
+		return "", errors.New("give HOST or HOST:PORT, without a scheme")
+	}
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		host, port = strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"), defaultPort
+	}
+	if host == "" || port == "" {
+		return "", errors.New("give HOST or HOST:PORT")
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// awaitConnection waits until conn is usable. The error says why it is not.
+func awaitConnection(ctx context.Context, conn *grpc.ClientConn, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn.Connect()
+	for {
+		switch state := conn.GetState(); state {
+		case connectivity.Ready:
+			return nil
+		case connectivity.TransientFailure:
+			// Only a call is told what the failure was. It goes nowhere, since there is no connection.
+			_, err := probev1.NewNameServiceClient(conn).LookupPort(ctx, &probev1.LookupPortRequest{})
+			if err != nil && status.Code(err) != codes.DeadlineExceeded {
+				return errors.New(connectionText(status.Convert(err).Message()))
+			}
+		default:
+			conn.WaitForStateChange(ctx, state)
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("no connection within %v", timeout)
+		}
+	}
+}
+
+// tellVantage says, to a person, where the answer was given from.
+func (t *tool) tellVantage(s *server, header metadata.MD, err error) {
+	if id := header.Get(service.RequestIDHeader); t.verbose && len(id) > 0 {
+		t.stderr.line("request %s", id[0])
+	}
+	vantage := header.Get(service.VantageHeader)
+	if t.format != formatTable || len(vantage) == 0 || status.Code(err) == codes.InvalidArgument {
+		return
+	}
+	t.stderr.line("as seen from %s (%s)", vantage[0], s.where)
+}

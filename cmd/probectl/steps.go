@@ -1,0 +1,124 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	probev1 "probed/gen/probe/v1"
+)
+
+// stepsHelp tells what parseStep takes.
+const stepsHelp = `Steps (--step, given as often as needed, carried out in the order given):
+  send:TEXT         send TEXT, with the escapes of --text
+  send-file:FILE    send the bytes of a file; - is standard input
+  send-data:BASE64  send these bytes
+  half-close        close the sending side, so that the peer reads end of file
+  receive           receive until the peer closes
+  receive:RULES     receive until the first of these rules holds, or the peer closes:
+                      length=N         exactly N bytes have come
+                      delimiter=TEXT   TEXT has come (a comma in it is \x2c)
+                      idle=DURATION    nothing has come for so long, as 0.3s
+                      count=N          N messages have come (udp, unixgram, unixpacket)
+                      max-bytes=N      at most N bytes
+                      eof              the peer closes; the same as no rule
+                    several are separated by commas`
+
+// parseStep reads one step of an exchange, as stepsHelp tells. File reads the file of a name.
+func parseStep(text string, file func(name string) ([]byte, error)) (*probev1.Step, error) {
+	kind, argument, hasArgument := strings.Cut(text, ":")
+	switch kind {
+	case "send":
+		data, err := unescape(argument)
+		return sendStep(data), err
+	case "send-file":
+		data, err := file(argument)
+		return sendStep(data), err
+	case "send-data":
+		data, err := base64.StdEncoding.DecodeString(argument)
+		return sendStep(data), err
+	case "half-close":
+		if hasArgument {
+			return nil, errors.New("half-close takes no argument")
+		}
+		return &probev1.Step{Step: &probev1.Step_HalfClose{HalfClose: &probev1.HalfClose{}}}, nil
+	case "receive":
+		receive := &probev1.Receive{}
+		if hasArgument {
+			if err := parseRules(receive, argument); err != nil {
+				return nil, err
+			}
+		}
+		return &probev1.Step{Step: &probev1.Step_Receive{Receive: receive}}, nil
+	}
+	return nil, fmt.Errorf("there is no step %q: there are send:TEXT, send-file:FILE, send-data:BASE64, half-close, receive and receive:RULES", kind)
+}
+
+func sendStep(data []byte) *probev1.Step {
+	return &probev1.Step{Step: &probev1.Step_Send{Send: &probev1.Send{Content: &probev1.Send_Data{Data: data}}}}
+}
+
+// parseRules reads the end rules of a receive. Which of them go together is for the server to say.
+func parseRules(receive *probev1.Receive, text string) error {
+	given := make(map[string]bool)
+	for rule := range strings.SplitSeq(text, ",") {
+		name, value, _ := strings.Cut(rule, "=")
+		if given[name] {
+			return fmt.Errorf("the rule %s is given twice", name)
+		}
+		given[name] = true
+		if err := parseRule(receive, name, value); err != nil {
+			return fmt.Errorf("rule %q: %w", rule, err)
+		}
+	}
+	if given["eof"] && len(given) > 1 {
+		return errors.New("eof is what ends a receive without a rule: it goes with no other")
+	}
+	return nil
+}
+
+func parseRule(receive *probev1.Receive, name, value string) (err error) {
+	switch name {
+	case "eof":
+		if value != "" {
+			return errors.New("it has no value")
+		}
+	case "length":
+		receive.Length, err = parseCount(value, 63)
+	case "max-bytes":
+		receive.MaxBytes, err = parseCount(value, 63)
+	case "count":
+		var n int64
+		n, err = parseCount(value, 32)
+		receive.Count = uint32(n)
+	case "delimiter":
+		var delimiter []byte
+		if delimiter, err = unescape(value); err == nil && len(delimiter) == 0 {
+			err = errors.New("it takes a text, as delimiter=\\r\\n")
+		}
+		receive.Delimiter = string(delimiter)
+	case "idle":
+		var idle time.Duration
+		if idle, err = time.ParseDuration(value); err != nil || idle <= 0 {
+			return errors.New("it takes a time, as 300ms or 2s")
+		}
+		receive.Idle = durationpb.New(idle)
+	default:
+		err = errors.New("there are length, delimiter, idle, count, max-bytes and eof")
+	}
+	return err
+}
+
+// parseCount reads a number that is not 0: to the contract that would be no rule at all.
+func parseCount(text string, bits int) (int64, error) {
+	n, err := strconv.ParseUint(text, 10, bits)
+	if err != nil || n == 0 {
+		return 0, errors.New("it takes a number, 1 or more")
+	}
+	return int64(n), nil
+}
