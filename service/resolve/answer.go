@@ -64,7 +64,8 @@ func loops(msg *dns.Msg) bool {
 }
 
 // pointers are the names of an answer to a PTR question, behind its CNAMEs.
-func pointers(msg *dns.Msg) (names []string, usable bool) {
+// What is no host name is told apart: it must not be taken for one.
+func pointers(msg *dns.Msg) (names []string, bad bool) {
 	expected := msg.Question[0].Name
 	for _, rr := range msg.Answer {
 		if rr.Header().Class != dns.ClassINET {
@@ -74,12 +75,17 @@ func pointers(msg *dns.Msg) (names []string, usable bool) {
 		case *dns.CNAME:
 			expected = rr.Target
 		case *dns.PTR:
-			if strings.EqualFold(rr.Hdr.Name, expected) {
-				names = append(names, unrooted(rr.Ptr))
+			if !strings.EqualFold(rr.Hdr.Name, expected) {
+				continue
+			}
+			if name := unrooted(rr.Ptr); hostNameOK(name) {
+				names = append(names, name)
+			} else {
+				bad = bad || len(names) == 0 // the C library looks at the first alone
 			}
 		}
 	}
-	return names, hostNameOK(unrooted(expected))
+	return names, bad
 }
 
 // unrooted drops the final dot of a name, but for the root itself.

@@ -66,10 +66,13 @@ func (r *Resolver) LookupAddress(ctx context.Context, addr netip.Addr) (*HostRes
 			a := h.query(name, []uint16{dns.TypePTR})
 			h.judge([]*asked{a})
 			if a.ok {
-				if names, _ := pointers(a.replies[0].msg); len(names) > 0 {
+				names, bad := pointers(a.replies[0].msg)
+				if len(names) > 0 {
 					return h.result(sourceDNS, &hostEntry{name: names[0], aliases: names[1:], addrs: []netip.Addr{addr}}), nil
 				}
-				h.worst(NoData, "", nil)
+				if bad {
+					h.worst(Malformed, a.replies[0].server, errors.New("the PTR record is no host name"))
+				}
 			}
 			if src.returns[a.lookupStatus()] {
 				break

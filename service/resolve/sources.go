@@ -153,12 +153,12 @@ func (w *walk) byAddr(source string, addr netip.Addr) (outcome, bool) {
 		if !a.ok {
 			return outcome{status: statusNotFound, herr: a.herr, errno: a.errno}, true
 		}
-		names, usable := pointers(a.replies[0].msg)
+		names, bad := pointers(a.replies[0].msg)
 		switch {
+		case bad:
+			return outcome{status: statusUnavailable, herr: noRecovery}, true
 		case len(names) == 0:
 			return outcome{status: statusTryAgain, herr: noRecovery, errno: syscall.ENOENT}, true
-		case !usable:
-			return outcome{status: statusUnavailable, herr: noRecovery}, true
 		}
 		return outcome{status: statusSuccess, entry: &hostEntry{name: names[0], aliases: names[1:], addrs: []netip.Addr{addr}}}, true
 	case sourceMyhostname:

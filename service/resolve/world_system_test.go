@@ -165,6 +165,8 @@ controls {};
 		must(w.t, os.WriteFile(filepath.Join(dir, file), []byte("$TTL 60\n@ SOA ns hostmaster 1 60 60 60 60\n@ NS ns.example.test.\n"+records), 0o644))
 		fmt.Fprintf(&conf, "zone %q { type primary; file %q; };\n", zone, file)
 	}
+	must(w.t, os.WriteFile(filepath.Join(dir, "signed.zone"), []byte("$TTL 60\n@ SOA ns.example.test. hostmaster 1 60 60 60 60\n@ NS ns.example.test.\n@ TXT \"caf\\195\\169\"\nwww A 192.0.2.60\n"), 0o644))
+	fmt.Fprintf(&conf, "zone \"signed.test\" { type primary; file \"signed.zone\"; dnssec-policy default; inline-signing yes; key-directory %q; };\n", dir)
 	fmt.Fprintln(&conf, `zone "servfail.test" { type primary; file "missing"; };`)
 	config := filepath.Join(dir, "named.conf")
 	must(w.t, os.WriteFile(config, []byte(conf.String()), 0o644))
