@@ -64,15 +64,13 @@ func run(listenFile string) error {
 	return nil
 }
 
-func serve(w http.ResponseWriter, r *http.Request) {
+func serve(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	for i, part := range page {
 		if i > 0 {
-			select {
-			case <-time.After(pause):
-			case <-r.Context().Done():
-				return
-			}
+			// Not cut short by the request's context: that ends when the client closes its sending side, and such a
+			// client still reads.
+			time.Sleep(pause)
 		}
 		if _, err := io.WriteString(w, part); err != nil {
 			return
