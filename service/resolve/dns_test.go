@@ -22,12 +22,12 @@ import (
 // machine is a resolver with files of its own whose servers all are one
 // server of the test.
 type machine struct {
-	t   *testing.T
+	t   testing.TB
 	dir string
 	*Resolver
 }
 
-func newMachine(t *testing.T, server *nettest.DNSServer, files map[string]string, config Config) *machine {
+func newMachine(t testing.TB, server *nettest.DNSServer, files map[string]string, config Config) *machine {
 	t.Helper()
 	m := &machine{t: t, dir: t.TempDir()}
 	path := func(name string) string { return filepath.Join(m.dir, name) }
@@ -385,19 +385,27 @@ func TestFilesAreReadAgain(t *testing.T) {
 	m := newMachine(t, nettest.DNS(t, nettest.DNSRcode(dns.RcodeNameError)), map[string]string{
 		"resolv.conf": "nameserver 10.0.0.1\n", "hosts": "192.0.2.1 host\n",
 	}, Config{})
-	for i := range 20 {
+	for i := range 5 {
 		want := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})
 		m.write("hosts", fmt.Sprintf("%s host\n", want))
-		got, err := m.LookupHost(t.Context(), "host", AF_UNSPEC)
-		if err != nil || got.Addresses[0] != want {
-			t.Fatalf("%v, %v; want %v", got, err, want)
-		}
 		server := fmt.Sprintf("10.0.0.%d:53", i+1)
 		m.write("resolv.conf", fmt.Sprintf("nameserver 10.0.0.%d\n", i+1))
-		_, err = m.LookupHost(t.Context(), "other", AF_UNSPEC)
-		var e *Error
-		if !errors.As(err, &e) || e.Server != server {
-			t.Fatalf("%+v; want %v", e, server)
+		for began := time.Now(); ; {
+			got, err := m.LookupHost(t.Context(), "host", AF_UNSPEC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = m.LookupHost(t.Context(), "other", AF_UNSPEC)
+			var e *Error
+			if !errors.As(err, &e) {
+				t.Fatal(err)
+			}
+			if got.Addresses[0] == want && e.Server == server {
+				break
+			}
+			if time.Since(began) > time.Second {
+				t.Fatalf("still %v and %s, want %v and %s", got.Addresses, e.Server, want, server)
+			}
 		}
 	}
 }
@@ -454,6 +462,7 @@ func TestLocalhostNeverLeaves(t *testing.T) {
 		}
 	}
 	m.write("hosts", "127.0.0.9 localhost\n")
+	m.current.Store(nil)
 	got, err := m.LookupHost(t.Context(), "localhost.", AF_UNSPEC)
 	if err != nil || !slices.Equal(got.Addresses, addrs("127.0.0.9")) || got.Source != "files" {
 		t.Errorf("from the file: %+v, %v", got, err)

@@ -143,7 +143,7 @@ func cString(s *string) *string {
 // loopback not counted, are left out. It reports whether any family is left.
 func (g *getAddrInfo) narrow() bool {
 	has4, has6 := false, false
-	local, _ := g.sys.local()
+	local, _ := g.local()
 	for _, l := range local {
 		switch {
 		case l.addr.Is4():
@@ -556,7 +556,7 @@ func (w *walk) rankAndSort(candidates []candidate) []int {
 // IPv6 address but loopback glibc throws the list away, and with it prefix
 // lengths and interfaces.
 func (w *walk) knownLocal() []localAddress {
-	local, err := w.sys.local()
+	local, err := w.local()
 	if err != nil {
 		return nil
 	}

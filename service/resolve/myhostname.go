@@ -82,7 +82,7 @@ func (w *walk) ownName(name string, family Family) *hostEntry {
 // ownAddresses are the addresses of this machine that others may use: IPv4
 // first, then by scope and interface.
 func (w *walk) ownAddresses(family Family) []localAddress {
-	local, _ := w.sys.local()
+	local, _ := w.local()
 	var own []localAddress
 	for _, l := range local {
 		if l.flags&flagDeprecated == 0 && l.scope != unix.RT_SCOPE_HOST && l.scope != unix.RT_SCOPE_NOWHERE && ofFamily(l.addr, family) {

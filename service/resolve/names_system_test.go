@@ -204,12 +204,14 @@ func TestRealServer(t *testing.T) {
 			}
 		}
 		w.write("resolv.conf", "nameserver 127.0.0.9\n")
+		r.current.Store(nil)
 		_, err = r.LookupHost(ctx, "www.example.test", AF_UNSPEC)
 		var e *Error
 		if !errors.As(err, &e) || e.Reason != Unreachable || e.Server != "127.0.0.9:53" {
 			t.Errorf("no server: %v", err)
 		}
 		w.write("resolv.conf", "nameserver 127.0.0.1\n")
+		r.current.Store(nil)
 
 		signed, err := r.QueryDNS(ctx, Query{Name: "www.signed.test", DNSSEC: true})
 		must(t, err)

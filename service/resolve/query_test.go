@@ -132,6 +132,7 @@ func TestQueryDNS(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, network, server.Addr.String())
 	}
 	m.write("hosts", "192.0.2.53 ns.local\n")
+	m.current.Store(nil)
 	for name, want := range map[string]string{
 		"192.0.2.1": "udp 192.0.2.1:53", "192.0.2.1:5353": "udp 192.0.2.1:5353", "@192.0.2.1": "udp 192.0.2.1:53", "2001:db8::1": "udp [2001:db8::1]:53",
 		"[2001:db8::1]:99": "udp [2001:db8::1]:99", "[2001:db8::1]": "udp [2001:db8::1]:53", "ns.local": "udp 192.0.2.53:53", "ns.local:54": "udp 192.0.2.53:54",

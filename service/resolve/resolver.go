@@ -61,6 +61,7 @@ type Resolver struct {
 	hostConf   file[bool]
 	nsswitch   file[[]source]
 	gaiConf    file[*gaiTables]
+	current    atomic.Pointer[system]
 
 	buffers sync.Pool     // of *[]byte, large enough for any message
 	turn    atomic.Uint32 // option rotate: the server to begin with

@@ -7,30 +7,30 @@ import (
 	"time"
 )
 
-// system is what the files of this machine say at one moment.
+// system is what the files of this machine say at one moment. It is shared
+// and never changed.
 type system struct {
+	seen     time.Time
 	resolv   *resolvConf
 	hosts    *hostsFile // nil: there is no such file
 	multi    bool       // host.conf: a name may have several lines in the hosts file
 	sources  []source
 	gai      *gaiTables
 	hostname string // empty: unknown
-
-	localOnce sync.Once
-	localAll  []localAddress
-	localErr  error
 }
 
-// local is the list of this machine's addresses, read once for each lookup.
-func (s *system) local() ([]localAddress, error) {
-	s.localOnce.Do(func() { s.localAll, s.localErr = localAddresses() })
-	return s.localAll, s.localErr
-}
+// freshness is how long the files are taken to be unchanged after a look at
+// them: short for a person who edits one and asks again, long for thousands of
+// look-ups a second.
+const freshness = 100 * time.Millisecond
 
 // system takes a look at the files. Each is parsed again only when it changed.
 func (r *Resolver) system() *system {
+	if s := r.current.Load(); s != nil && time.Since(s.seen) < freshness {
+		return s
+	}
 	hostname, _ := r.config.Hostname()
-	s := &system{hostname: hostname}
+	s := &system{seen: time.Now(), hostname: hostname}
 	s.resolv = r.resolvConf.load(r.config.ResolvConf, hostname, func(data []byte, _ bool) *resolvConf {
 		return parseResolvConf(data, r.config.Getenv, hostname)
 	})
@@ -47,6 +47,7 @@ func (r *Resolver) system() *system {
 	})
 	s.sources = r.nsswitch.load(r.config.Nsswitch, "", func(data []byte, _ bool) []source { return parseNsswitch(data) })
 	s.gai = r.gaiConf.load(r.config.GaiConf, "", func(data []byte, _ bool) *gaiTables { return parseGaiConf(data) })
+	r.current.Store(s)
 	return s
 }
 

@@ -25,6 +25,20 @@ type walk struct {
 	// A server that left one of two questions unanswered gets them one by one,
 	// then each over a socket of its own, for the rest of this walk.
 	oneByOne, reopen bool
+
+	own []localAddress // see local
+}
+
+// local is the list of this machine's addresses, read once for each lookup.
+func (w *walk) local() ([]localAddress, error) {
+	if w.own == nil {
+		own, err := localAddresses()
+		if err != nil {
+			return nil, err
+		}
+		w.own = own
+	}
+	return w.own, nil
 }
 
 // newWalk starts a lookup. The time is bounded by timeout, when it is above
