@@ -188,8 +188,7 @@ func (d *Dialer) asker(r Request) func(context.Context, Destination) error {
 // failed wraps err as package net does, once. The address is the one that was
 // asked for.
 func (r Request) failed(err error) error {
-	// Not errors.As: what a policy returned may have such an error in it.
-	if inner, ok := err.(*net.OpError); ok {
+	if inner, ok := err.(*net.OpError); ok { //nolint:errorlint // what a policy returned may have such an error in it
 		err = inner.Err
 		// The end of a context shows as the context's own error or as that of the
 		// socket's deadline, which package net sets to the same time; which comes first

@@ -171,7 +171,7 @@ func TestDeniedIsNeverConnected(t *testing.T) {
 		}
 		defer last.Close()
 		for tally.Conns.Load() == 0 {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) //nolint:forbidigo // asks again until it is so
 		}
 		if n := tally.Conns.Load(); n != 1 {
 			t.Errorf("%d connections reached the sink, want 1", n)

@@ -111,7 +111,7 @@ func TestFaults(t *testing.T) {
 				far.Run(c[0], c[1:]...)
 			}
 			limit := 10 * time.Second
-			if tt.want == context.DeadlineExceeded {
+			if errors.Is(tt.want, context.DeadlineExceeded) {
 				limit = 300 * time.Millisecond
 			}
 			start := time.Now()

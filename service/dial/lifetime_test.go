@@ -80,7 +80,7 @@ func TestNothingIsLeftOpen(t *testing.T) {
 			{Network: "unixgram", Path: datagram},
 			{Network: "unix", Path: datagram},
 			{Network: "unix", Path: "/nowhere/at/all"},
-			{Network: "unix", Path: os.TempDir()},
+			{Network: "unix", Path: t.TempDir()},
 		} {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 			if c, err := d.Dial(ctx, r); err == nil {

@@ -177,7 +177,7 @@ func TestUnixErrors(t *testing.T) {
 func TestDeniedUnixTellsNothing(t *testing.T) {
 	t.Parallel()
 	dir := nettest.SocketDir(t)
-	for name, make := range map[string]func(path string) error{
+	for name, create := range map[string]func(path string) error{
 		"s": func(path string) error {
 			nettest.Listen(t, "unix", path, nettest.Echo)
 			return nil
@@ -190,7 +190,7 @@ func TestDeniedUnixTellsNothing(t *testing.T) {
 		d := Dialer{Policy: (&asked{err: errors.New("no")}).policy}
 		r := Request{Network: "unix", Path: path, Admitted: func() { t.Error("admitted") }}
 		_, before := d.Dial(t.Context(), r)
-		if err := make(path); err != nil {
+		if err := create(path); err != nil {
 			t.Fatal(err)
 		}
 		_, after := d.Dial(t.Context(), r)
