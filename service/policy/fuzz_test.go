@@ -73,11 +73,7 @@ func TestDecideAgainstNaive(t *testing.T) {
 		}
 		return b
 	}
-	n := 200_000
-	if testing.Short() {
-		n = 20_000
-	}
-	for range n {
+	for range 200_000 {
 		compareWithNaive(t, address(), pick("", "", "eth0"), []uint16{80, 8080}[r.IntN(2)], address(), address(), r.IntN(2) == 0)
 		if t.Failed() {
 			return
