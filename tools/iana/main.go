@@ -19,7 +19,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	_ "embed"
@@ -197,9 +196,7 @@ func (t table) describe() {
 }
 
 // write writes the table sorted by port, then tcp, udp and the others by name.
-func (t table) write(to io.Writer) {
-	w := bufio.NewWriter(to)
-	defer w.Flush()
+func (t table) write(w io.Writer) {
 	fmt.Fprintf(w, `# Service names and port numbers, in the form of services(5).
 #
 # The registry of IANA as %s %s holds it, with the classic
