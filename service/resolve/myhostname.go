@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // myhostname is nss-myhostname(8): the machine's own name, localhost and
@@ -85,7 +83,7 @@ func (w *walk) ownAddresses(family Family) []localAddress {
 	local, _ := w.local()
 	var own []localAddress
 	for _, l := range local {
-		if l.flags&flagDeprecated == 0 && l.scope != unix.RT_SCOPE_HOST && l.scope != unix.RT_SCOPE_NOWHERE && ofFamily(l.addr, family) {
+		if l.flags&flagDeprecated == 0 && l.scope != scopeHost && l.scope != scopeNowhere && ofFamily(l.addr, family) {
 			own = append(own, l)
 		}
 	}

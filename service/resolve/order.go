@@ -3,8 +3,6 @@ package resolve
 import (
 	"math/bits"
 	"net/netip"
-
-	"golang.org/x/sys/unix"
 )
 
 // candidate is a destination address with what RFC 6724 wants to know of it.
@@ -27,6 +25,9 @@ const (
 	flagHomeAddress = 2
 
 	noIndex = 0xffffffff
+
+	scopeHost    = 254 // RT_SCOPE_HOST
+	scopeNowhere = 255 // RT_SCOPE_NOWHERE
 )
 
 // localAddress is an address of this machine.
@@ -81,7 +82,7 @@ func probe(candidates []candidate, local []localAddress) {
 		key := source
 		if c.addr.Is4() {
 			c.source = source.Unmap()
-			if s.family == unix.AF_INET && source.IsLoopback() {
+			if s.family == AF_INET && source.IsLoopback() {
 				// Any address of 127.0.0.0/8 stands for the loopback one.
 				key = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 			}
@@ -244,68 +245,4 @@ func (o *orderer) sort(candidates []candidate) []int {
 	}
 	merge(order)
 	return order
-}
-
-// sourceSocket asks the kernel which source address it would use.
-type sourceSocket struct {
-	fd     int // -1 or 0 before the first use: none
-	open   bool
-	family int
-}
-
-func (s *sourceSocket) close() {
-	if s.open {
-		unix.Close(s.fd)
-		s.open = false
-	}
-}
-
-func (s *sourceSocket) reopen(family int) {
-	s.close()
-	s.family = family
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	s.fd, s.open = fd, err == nil
-}
-
-// sourceFor is the source address for a destination; for an IPv4 destination
-// on an IPv6 socket it is the mapped one.
-func (s *sourceSocket) sourceFor(addr netip.Addr, scope uint32) (netip.Addr, bool) {
-	var to unix.Sockaddr
-	family := unix.AF_INET6
-	if addr.Is4() {
-		to, family = &unix.SockaddrInet4{Addr: addr.As4()}, unix.AF_INET
-	} else {
-		to = &unix.SockaddrInet6{Addr: addr.As16(), ZoneId: scope}
-	}
-	if !s.open || s.family == unix.AF_INET && family == unix.AF_INET6 {
-		s.reopen(family)
-	} else {
-		disconnect(s.fd)
-	}
-	for s.open {
-		err := unix.Connect(s.fd, to)
-		if err == nil {
-			return localOf(s.fd)
-		}
-		if err == unix.EAFNOSUPPORT && s.family == unix.AF_INET6 && family == unix.AF_INET {
-			s.reopen(unix.AF_INET) // IPv6 sockets may be for IPv6 alone
-			continue
-		}
-		break
-	}
-	return netip.Addr{}, false
-}
-
-func localOf(fd int) (netip.Addr, bool) {
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(sa.Addr), true
-	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(sa.Addr), true
-	}
-	return netip.Addr{}, false
 }

@@ -227,6 +227,17 @@ func (t *udpTry) run(wait time.Duration) (v verdict, partial bool) {
 	next, good, received := 0, 0, 0
 	for {
 		// Send what may be sent now.
+		if next == 0 && n == 2 && !t.oneByOne {
+			t.note(0)
+			if writeBoth(t.conn, t.questions[0].wire, t.questions[1].wire) {
+				t.note(1)
+				t.w.queries += 2
+				next = 2
+			} else {
+				t.w.trace = t.w.trace[:t.steps[0]]
+				t.steps[0] = -1
+			}
+		}
 		for next < n && (!t.oneByOne || next == received) {
 			if next > 0 && t.reopen {
 				t.release()

@@ -3,7 +3,6 @@ package resolve
 import (
 	"os"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -66,7 +65,7 @@ type stamp struct {
 	exists        bool
 	device, inode uint64
 	size          int64
-	mtime, ctime  syscall.Timespec
+	mtime, ctime  time.Time
 }
 
 // racy is how old a file must be before its stamp is trusted: a change within
@@ -85,15 +84,6 @@ func (f *file[T]) load(path, key string, parse func(data []byte, exists bool) T)
 	data, err := os.ReadFile(path)
 	f.value = parse(data, err == nil)
 	f.stamp, f.key = now, key
-	changed := time.Unix(now.ctime.Unix())
-	f.loaded = !now.exists || time.Since(changed) > racy
+	f.loaded = !now.exists || time.Since(now.ctime) > racy
 	return f.value
-}
-
-func stampOf(path string) stamp {
-	var st syscall.Stat_t
-	if syscall.Stat(path, &st) != nil {
-		return stamp{}
-	}
-	return stamp{true, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}
 }

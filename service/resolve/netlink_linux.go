@@ -8,13 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// disconnect frees a datagram socket from its peer, so that the next connect
-// chooses a source address afresh.
-func disconnect(fd int) {
-	sa := unix.RawSockaddr{Family: unix.AF_UNSPEC}
-	_, _, _ = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
-}
-
 // localAddresses reads the addresses of this machine from the kernel, in its
 // order.
 func localAddresses() ([]localAddress, error) {
