@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"probed/service/dial"
@@ -35,7 +36,6 @@ func (s *session) connect(addresses []netip.AddrPort) (net.Conn, *failure) {
 	conn := r.run()
 	s.outcome.Timings.Connect = time.Since(begin)
 	if conn != nil {
-		s.release()
 		return conn, nil
 	}
 	if len(requests) == 0 {
@@ -62,9 +62,10 @@ type race struct {
 }
 
 type result struct {
-	index   int
-	attempt Attempt
-	conn    net.Conn
+	index    int
+	attempt  Attempt
+	admitted bool // the policy has been asked, and has admitted the address
+	conn     net.Conn
 }
 
 // run returns the connection that won, or nil. No attempt is under way any more when it returns.
@@ -94,14 +95,13 @@ func (r *race) run() net.Conn {
 			case result.conn != nil && winner == nil:
 				winner = result.conn
 				cancel(errOutrun)
-				r.release()
 			case result.conn != nil: // it connected while the winner was being told
 				_ = result.conn.Close()
 			}
-			if result.attempt.Reason != PolicyDenied {
+			if result.admitted { // which may be known before r.admitted has told
 				r.release()
 			}
-			// A caller who has gone is noticed by the next event.
+			// That the caller has gone ends the context, and with it the attempts.
 			_ = r.emit(result.attempt)
 			if result.conn == nil {
 				next()
@@ -122,8 +122,12 @@ func (r *race) start(ctx context.Context) {
 	}
 	r.outcome.Attempts = append(r.outcome.Attempts, attempt)
 	r.running++
-	request.Admitted = func() { r.admitted <- struct{}{} }
 	go func() {
+		admitted := false
+		request.Admitted = func() {
+			admitted = true
+			r.admitted <- struct{}{}
+		}
 		ctx, cancel := context.WithTimeout(ctx, r.config.ConnectTimeout)
 		defer cancel()
 		begin := time.Now()
@@ -136,7 +140,7 @@ func (r *race) start(ctx context.Context) {
 		if hook := r.config.Hooks.Dialled; hook != nil {
 			hook(r.request.Target.Scheme, attempt.Reason, attempt.Duration)
 		}
-		r.results <- result{index: index, attempt: attempt, conn: conn}
+		r.results <- result{index: index, attempt: attempt, admitted: admitted, conn: conn}
 	}()
 }
 
@@ -149,16 +153,15 @@ var rank = []Reason{
 // connectFailure is the failure of all attempts: that of the one that tells the most.
 func (s *session) connectFailure() *failure {
 	attempts := s.outcome.Attempts
-	if f := s.interrupted(PhaseConnect); f != nil && (f.reason != ConnectTimeout || len(attempts) == 0) {
+	if !s.released {
+		return s.notAdmitted()
+	}
+	if f := s.interrupted(PhaseConnect); f != nil && f.reason != ConnectTimeout {
 		return f
 	}
 	best := attempts[0]
 	for _, reason := range rank {
-		i := 0
-		for i < len(attempts) && attempts[i].Reason != reason {
-			i++
-		}
-		if i < len(attempts) {
+		if i := indexOf(attempts, reason); i >= 0 {
 			best = attempts[i]
 			break
 		}
@@ -166,13 +169,33 @@ func (s *session) connectFailure() *failure {
 	f := &failure{
 		phase: PhaseConnect, reason: best.Reason, errno: best.Errno,
 		text:     fmt.Sprintf("%s: %s", best.Address, best.Error),
-		deadline: s.ctx.Err() != nil && best.Reason == ConnectTimeout,
+		deadline: s.over() && best.Reason == ConnectTimeout,
 	}
-	if best.Reason == PolicyDenied {
+	if best.Reason == PolicyDenied { // admitted at first, and denied when the dial asked again
 		f.phase = PhasePolicy
 	}
 	if len(attempts) > 1 {
 		f.text += fmt.Sprintf(" (%d addresses tried)", len(attempts))
 	}
 	return f
+}
+
+// notAdmitted is the failure when the policy has admitted no address. One that it has denied decides, whatever else
+// went wrong. When it has not been asked at all (the time was over, no socket could be had), the caller learns that,
+// and no address: whether this one may know them is not decided.
+func (s *session) notAdmitted() *failure {
+	attempts := s.outcome.Attempts
+	if i := indexOf(attempts, PolicyDenied); i >= 0 {
+		return &failure{phase: PhasePolicy, reason: PolicyDenied, text: attempts[i].Address + ": " + attempts[i].Error}
+	}
+	s.outcome.Attempts = nil
+	if f := s.interrupted(PhaseConnect); f != nil {
+		return f
+	}
+	first := attempts[0]
+	return &failure{phase: PhaseConnect, reason: first.Reason, errno: first.Errno, text: first.Error}
+}
+
+func indexOf(attempts []Attempt, reason Reason) int {
+	return slices.IndexFunc(attempts, func(a Attempt) bool { return a.Reason == reason })
 }

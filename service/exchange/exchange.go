@@ -86,7 +86,7 @@ func New(config Config) *Exchanger {
 
 // Run carries out a request that is valid (see [Request.Validate]) and returns its outcome. It hands each event to emit
 // as it happens, the outcome last, and nothing after that; emit may be nil. The data of a [Chunk] is valid until emit
-// returns. When emit fails, the exchange ends as if ctx had been cancelled.
+// returns. When emit fails, the exchange ends as if ctx had been cancelled, and only the outcome is still handed to it.
 //
 // Run returns within a moment of the request's timeout or the end of ctx, provided that emit does; all its sockets are
 // closed and all its goroutines have ended by then.
@@ -100,8 +100,9 @@ func (x *Exchanger) Run(ctx context.Context, request Request, emit func(Event) e
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
-	callerCtx := ctx
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	callerCtx, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	ctx, cancel := context.WithTimeout(callerCtx, timeout)
 	defer cancel()
 
 	s := &session{
@@ -109,6 +110,7 @@ func (x *Exchanger) Run(ctx context.Context, request Request, emit func(Event) e
 		request:   &request,
 		callerCtx: callerCtx,
 		ctx:       ctx,
+		leave:     leave,
 		sink:      emit,
 		start:     time.Now(),
 		outcome:   Outcome{FailedStep: NoStep},
@@ -117,10 +119,10 @@ func (x *Exchanger) Run(ctx context.Context, request Request, emit func(Event) e
 		s.outcome.fail(fault, request.Target)
 	}
 	s.outcome.Timings.Total = time.Since(s.start)
-	if s.outcome.Reason != PolicyDenied {
-		s.release()
+	// What is held by now stays so: the policy has admitted nothing.
+	if s.outcome.Reason != PolicyDenied && emit != nil {
 		// Whether anybody still listens makes no difference to what happened.
-		_ = s.emit(&s.outcome)
+		_ = emit(&s.outcome)
 	}
 	if hooks.SessionEnd != nil {
 		hooks.SessionEnd(scheme, &s.outcome)
@@ -132,14 +134,16 @@ func (x *Exchanger) Run(ctx context.Context, request Request, emit func(Event) e
 type session struct {
 	*Exchanger
 	request   *Request
-	callerCtx context.Context // as the caller gave it
-	ctx       context.Context // the same, and the request's timeout
+	callerCtx context.Context // ends when the caller wants no more of it
+	ctx       context.Context // ends also with the request's timeout
+	leave     context.CancelCauseFunc
 	sink      func(Event) error
 	start     time.Time
 	outcome   Outcome
 
-	released bool    // the policy has admitted an address, or there was none to ask it about
+	released bool    // the policy has admitted an address
 	held     []Event // what happened before that
+	gone     bool    // the sink has failed
 
 	conn    *conn
 	pending []piece       // read from the peer, and taken by no step yet
@@ -161,8 +165,16 @@ func (s *session) run() *failure {
 	s.conn = newConn(netConn, s.request.Target, &s.buffers)
 	defer s.close()
 	// A deadline in the past wakes whatever is blocked on the socket.
-	stop := context.AfterFunc(s.ctx, func() { _ = netConn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	woken := make(chan struct{})
+	stop := context.AfterFunc(s.ctx, func() {
+		defer close(woken)
+		_ = netConn.SetDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if !stop() {
+			<-woken
+		}
+	}()
 	s.opened = s.elapsed()
 
 	local, remote := s.conn.addresses()
@@ -204,17 +216,18 @@ func (s *session) resolve() ([]netip.AddrPort, *failure) {
 		s.outcome.Timings.Resolve = duration
 		return nil, s.resolveFailure(err)
 	}
-	if result.Source != "literal" {
-		s.outcome.Timings.Resolve = duration
+	canonical := result.CanonicalName
+	if result.Source == "literal" { // an address has no name, and reading it is no lookup
+		canonical, duration = "", 0
 	}
+	s.outcome.Timings.Resolve = duration
 	hosts := interleave(result.Addresses)
 	addresses := make([]netip.AddrPort, len(hosts))
 	for i, host := range hosts {
 		addresses[i] = netip.AddrPortFrom(host, target.Port)
 	}
 	err = s.emit(Resolved{
-		Host: target.Host, CanonicalName: result.CanonicalName, Addresses: hosts,
-		Source: result.Source, Duration: s.outcome.Timings.Resolve,
+		Host: target.Host, CanonicalName: canonical, Addresses: hosts, Source: result.Source, Duration: duration,
 	})
 	if err != nil {
 		return nil, s.cancelled(PhaseResolve)
@@ -263,28 +276,34 @@ func (s *session) close() {
 	_ = s.conn.Close()
 }
 
-// emit hands an event to the caller, or keeps it back until the policy has admitted an address.
+// emit hands an event to the caller, or keeps it back until the policy has admitted an address. Its error is
+// errCallerGone, from the first time that the caller did not take one.
 func (s *session) emit(event Event) error {
-	if s.sink == nil {
+	switch {
+	case s.sink == nil:
 		return nil
-	}
-	if !s.released {
+	case s.gone:
+		return errCallerGone
+	case !s.released:
 		s.held = append(s.held, event)
 		return nil
 	}
-	return s.sink(event)
+	if err := s.sink(event); err != nil {
+		s.gone = true
+		s.leave(err)
+		return errCallerGone
+	}
+	return nil
 }
 
-// release hands out what was kept back. That its reader has gone shows with the next event.
+// release hands out what was kept back. That the caller has gone ends the context.
 func (s *session) release() {
 	if s.released {
 		return
 	}
 	s.released = true
 	for _, event := range s.held {
-		if err := s.sink(event); err != nil {
-			break
-		}
+		_ = s.emit(event)
 	}
 	s.held = nil
 }

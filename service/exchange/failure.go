@@ -64,9 +64,16 @@ func fromErrno(err error) (reason Reason, errno int, text string) {
 	return reason, int(number), number.Error()
 }
 
-// interrupted says which failure the end of the context is, or nil when it has not ended.
+// over tells whether the exchange must end. A socket's deadline that was set from that of the context can pass a moment
+// before the context says so itself.
+func (s *session) over() bool {
+	deadline, _ := s.ctx.Deadline()
+	return s.ctx.Err() != nil || !time.Now().Before(deadline)
+}
+
+// interrupted says which failure it is that the exchange must end, or nil when it need not.
 func (s *session) interrupted(phase Phase) *failure {
-	if s.ctx.Err() == nil {
+	if !s.over() {
 		return nil
 	}
 	if errors.Is(s.callerCtx.Err(), context.Canceled) {
@@ -101,6 +108,9 @@ func (s *session) ioFailure(phase Phase, err error) *failure {
 		if f := s.interrupted(phase); f != nil {
 			return f
 		}
+	}
+	if s.gone {
+		return s.cancelled(phase)
 	}
 	f := &failure{phase: phase}
 	f.reason, f.errno, f.text = fromErrno(err)
@@ -146,7 +156,7 @@ func (s *session) attemptFailure(ctx context.Context, err error) (reason Reason,
 		switch cause := context.Cause(ctx); {
 		case errors.Is(cause, errOutrun):
 			return Cancelled, 0, errOutrun.Error()
-		case errors.Is(cause, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.Is(err, context.DeadlineExceeded), errors.Is(cause, context.DeadlineExceeded):
 			return ConnectTimeout, 0, "nobody answered in time"
 		case cause != nil:
 			f := s.cancelled(PhaseConnect)
