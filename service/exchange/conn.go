@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,7 +41,14 @@ type piece struct {
 	data     []byte
 	elapsed  time.Duration
 	datagram *Datagram // nil on streams
-	free     func()    // gives the buffer back; never nil
+	free     func()    // gives the buffer back; nil when data is the piece's own memory
+}
+
+// done says that nobody looks at the data any more.
+func (p *piece) done() {
+	if p.free != nil {
+		p.free()
+	}
 }
 
 func newConn(c net.Conn, target Target, buffers *buffers) *conn {
@@ -82,10 +90,14 @@ func socketOf(c net.Conn, target Target) Socket {
 
 // addresses returns both ends in words. A unix socket is dialled by descriptor, so its name is that of the target.
 func (c *conn) addresses() (local, remote string) {
+	local, remote = c.LocalAddr().String(), c.RemoteAddr().String()
 	if c.target.IsUnix() {
-		return c.LocalAddr().String(), c.target.Path
+		remote = c.target.Path
+		if local == "@" { // what package net calls a socket without a name
+			local = ""
+		}
 	}
-	return c.LocalAddr().String(), c.RemoteAddr().String()
+	return local, remote
 }
 
 // CloseWrite closes the sending side.
@@ -97,26 +109,43 @@ func (c *conn) CloseWrite() error {
 	return closer.CloseWrite()
 }
 
-// tryWrite writes what the kernel takes at once; of a message, all or nothing. That nothing could be taken is no error.
+// tryWrite writes what the kernel takes at once; of a message, all or nothing. The error is EAGAIN when that was not
+// all.
 func (c *conn) tryWrite(data []byte) (n int, err error) {
-	wait := c.target.HasMessages() // a message cannot be finished later
 	controlErr := c.raw.Write(func(fd uintptr) bool {
 		n, err = ignoringEINTR(func() (int, error) { return unix.Write(int(fd), data) })
-		return !wait || !errors.Is(err, unix.EAGAIN)
+		return true
 	})
 	n = max(n, 0)
 	switch {
 	case controlErr != nil:
 		return n, controlErr
-	case errors.Is(err, unix.EAGAIN):
-		return 0, nil
+	case err == nil && n < len(data):
+		return n, unix.EAGAIN
 	}
 	return n, err
 }
 
 // read waits until there is something to read and returns at most size bytes of it (0: as the flow suggests), and at
-// most most (0: any number). The end of the stream is io.EOF.
-func (c *conn) read(size, most int) (piece, error) {
+// most most (0: any number); of a message, what is beyond is lost. The end of the stream is io.EOF.
+func (c *conn) read(size, most int) (piece, error) { return c.readBy(c.raw.Read, size, most) }
+
+// readNow is read for what is there already, whatever the deadline; when there is nothing, the error is
+// os.ErrDeadlineExceeded.
+func (c *conn) readNow(size, most int) (piece, error) {
+	return c.readBy(func(try func(fd uintptr) bool) error {
+		done := false
+		if err := c.raw.Control(func(fd uintptr) { done = try(fd) }); err != nil {
+			return err
+		}
+		if !done {
+			return os.ErrDeadlineExceeded
+		}
+		return nil
+	}, size, most)
+}
+
+func (c *conn) readBy(run func(try func(fd uintptr) bool) error, size, most int) (piece, error) {
 	chosen := size
 	switch {
 	case size > 0:
@@ -126,13 +155,13 @@ func (c *conn) read(size, most int) (piece, error) {
 		chosen = c.size
 	}
 	room := chosen
-	if most > 0 && !c.target.HasMessages() {
+	if most > 0 {
 		room = min(room, most)
 	}
 	var p piece
 	var n int
 	var err error
-	controlErr := c.raw.Read(func(fd uintptr) bool {
+	runErr := run(func(fd uintptr) bool {
 		buffer := c.buffers.get(room)
 		data := (*buffer)[:room]
 		p.free = func() { c.buffers.put(buffer) }
@@ -149,11 +178,11 @@ func (c *conn) read(size, most int) (piece, error) {
 		return true
 	})
 	switch {
-	case controlErr != nil:
-		return piece{}, controlErr
+	case runErr != nil:
+		return piece{}, runErr
 	case err != nil:
 		return piece{}, err
-	case n == 0 && !c.target.IsDatagram():
+	case n == 0 && !c.target.IsDatagram(): // an empty record of a unixpacket socket looks the same (recv(2))
 		p.free()
 		return piece{}, io.EOF
 	}

@@ -100,6 +100,7 @@ func (x *Exchanger) Run(ctx context.Context, request Request, emit func(Event) e
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
+	request.BufferSize = min(request.BufferSize, MaxBufferSize)
 	callerCtx, leave := context.WithCancelCause(ctx)
 	defer leave(nil)
 	ctx, cancel := context.WithTimeout(callerCtx, timeout)
@@ -146,8 +147,9 @@ type session struct {
 	gone     bool    // the sink has failed
 
 	conn    *conn
-	pending []piece       // read from the peer, and taken by no step yet
+	pending []piece       // read from the peer, and taken by no step yet; each in memory of its own
 	eof     bool          // the peer has closed its side; true only behind all that is pending
+	readErr error         // so did a read end, behind all that is pending; nil: none has
 	eofSaid bool          // the PeerClosed event is out
 	offset  uint64        // bytes in chunks so far
 	opened  time.Duration // when the connection was open, counted from start
@@ -256,7 +258,7 @@ func interleave(addresses []netip.Addr) []netip.Addr {
 
 func (s *session) halfClose() *failure {
 	if err := s.conn.CloseWrite(); err != nil {
-		return s.ioFailure(PhaseSend, err)
+		return s.ioFailure(PhaseSend, s.lastWords(err))
 	}
 	s.conn.halfClosed = true
 	return nil
@@ -271,7 +273,6 @@ func (s *session) close() {
 	}
 	for _, piece := range s.pending {
 		s.outcome.BytesUnread += uint64(len(piece.data))
-		piece.free()
 	}
 	_ = s.conn.Close()
 }

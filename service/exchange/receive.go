@@ -87,18 +87,20 @@ func clamp(n int64) int { return int(min(n, MaxBufferSize)) }
 // next returns the next piece, at most so many bytes of it (0: any number): first what has been read already.
 func (s *session) next(most int, idle time.Duration) (piece, error) {
 	if len(s.pending) > 0 {
-		piece := s.pending[0]
-		s.pending = s.pending[1:]
-		if most > 0 && len(piece.data) > most && piece.datagram == nil {
-			s.putBack(&piece, most)
-		}
-		return piece, nil
+		return s.take(most), nil
+	}
+	if s.readErr != nil {
+		return piece{}, s.readErr
 	}
 	if !s.eof {
 		if err := s.awaitRead(idle); err != nil {
 			return piece{}, err
 		}
 		piece, err := s.conn.read(s.request.BufferSize, most)
+		if idle > 0 && errors.Is(err, os.ErrDeadlineExceeded) && s.ctx.Err() == nil {
+			// A short time can be over before a read was tried even once; what is there by now came in time.
+			piece, err = s.conn.readNow(s.request.BufferSize, most)
+		}
 		if err == nil {
 			piece.elapsed = s.elapsed()
 			return piece, nil
@@ -117,19 +119,44 @@ func (s *session) next(most int, idle time.Duration) (piece, error) {
 	return piece{}, io.EOF
 }
 
-// putBack cuts piece off after n bytes and leaves the rest, in a buffer of its own, to the next step.
+// take returns the first pending piece, no larger than a read could have returned it. There must be one.
+func (s *session) take(most int) piece {
+	p := s.pending[0]
+	room := len(p.data)
+	for _, limit := range []int{most, s.request.BufferSize} {
+		if limit > 0 {
+			room = min(room, limit)
+		}
+	}
+	switch {
+	case room == len(p.data):
+		s.pending = s.pending[1:]
+	case p.datagram != nil:
+		s.pending = s.pending[1:]
+		p.data, p.datagram.Truncated = p.data[:room], true
+	default:
+		s.pending[0].data = p.data[room:]
+		p.data = p.data[:room:room]
+	}
+	return p
+}
+
+// putBack cuts piece off after n bytes and leaves the rest to the next step.
 func (s *session) putBack(p *piece, n int) {
 	if n == len(p.data) {
 		return
 	}
-	rest := piece{data: append([]byte(nil), p.data[n:]...), elapsed: p.elapsed, free: func() {}}
+	rest := piece{data: p.data[n:], elapsed: p.elapsed}
+	if p.free != nil {
+		rest.data = bytes.Clone(rest.data)
+	}
 	s.pending = append([]piece{rest}, s.pending...)
-	p.data = p.data[:n]
+	p.data = p.data[:n:n]
 }
 
 // chunk hands a piece on and gives its buffer back.
 func (s *session) chunk(p piece) error {
-	defer p.free()
+	defer p.done()
 	if s.outcome.Chunks == 0 {
 		s.outcome.Timings.FirstByte = p.elapsed - s.opened
 	}

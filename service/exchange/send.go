@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -13,9 +14,11 @@ const (
 	// send and do not read would wait for each other for ever (an echo server does, once the buffers between are
 	// full).
 	sendPatience = 20 * time.Millisecond
-	// mostPending bounds what is kept of what the peer says meanwhile. It is as much as one message of a request can
-	// carry, so that an echo of it has room.
+	// mostPending bounds what is kept of what the peer says meanwhile, give or take one piece. It is as much as one
+	// message of a request can carry, so that an echo of it has room.
 	mostPending = 1 << 20
+	// pieceOverhead is what a piece takes beside its bytes.
+	pieceOverhead = 128
 	// lastWordsPatience bounds the wait for what a peer said before it closed for good. It has come already by then,
 	// so this is a bound that nothing should meet.
 	lastWordsPatience = 100 * time.Millisecond
@@ -25,13 +28,12 @@ const (
 func (s *session) send(step int, data []byte) *failure {
 	n, err := s.conn.tryWrite(data)
 	s.sent(n)
-	if err == nil && n < len(data) {
+	if errors.Is(err, syscall.EAGAIN) {
 		n, err = s.sendReading(data[n:])
 		s.sent(n)
 	}
 	if err != nil {
-		s.lastWords(err)
-		return s.ioFailure(PhaseSend, err)
+		return s.ioFailure(PhaseSend, s.lastWords(err))
 	}
 	if s.emit(Sent{Step: step, Bytes: len(data), Elapsed: s.elapsed()}) != nil {
 		return s.cancelled(PhaseSend)
@@ -80,39 +82,68 @@ func (s *session) sendReading(data []byte) (n int, err error) {
 func (s *session) readAhead() bool {
 	kept := 0
 	for _, piece := range s.pending {
-		kept += len(piece.data)
+		kept += len(piece.data) + pieceOverhead
 	}
-	if s.eof || kept >= mostPending {
+	if s.eof || s.readErr != nil || kept >= mostPending {
 		return false
 	}
-	piece, err := s.conn.read(s.request.BufferSize, mostPending-kept)
-	if errors.Is(err, io.EOF) {
+	piece, err := s.conn.read(s.request.BufferSize, 0)
+	switch {
+	case err == nil:
+		piece.elapsed = s.elapsed()
+		s.keep(piece)
+		return true
+	case errors.Is(err, io.EOF):
 		s.eof = true
+	case !errors.Is(err, os.ErrDeadlineExceeded):
+		// The kernel tells an error once; the next read would find an orderly end.
+		s.readErr = err
 	}
-	if err != nil {
-		return false
-	}
-	piece.elapsed = s.elapsed()
-	s.pending = append(s.pending, piece)
-	return true
+	return false
 }
 
-// lastWords hands on what the peer said before it closed for good: why it did is often in there.
-func (s *session) lastWords(err error) {
-	if s.request.Target.HasMessages() || s.ctx.Err() != nil ||
-		!errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+// keep stores a piece for the steps that follow. It is copied, and on a stream put together with the one before: a peer
+// that sends byte by byte would otherwise take a buffer for each.
+func (s *session) keep(p piece) {
+	defer p.done()
+	if n := len(s.pending); n > 0 && p.datagram == nil && len(s.pending[n-1].data)+len(p.data) <= maxChunk {
+		last := &s.pending[n-1]
+		last.data = append(last.data, p.data...)
 		return
 	}
-	_ = s.conn.SetReadDeadline(time.Now().Add(lastWordsPatience))
-	for s.readAhead() {
+	s.pending = append(s.pending, piece{data: bytes.Clone(p.data), elapsed: p.elapsed, datagram: p.datagram})
+}
+
+// lastWords hands on what the peer said before it closed for good: why it did is often in there. It returns why writing
+// failed: a reset that was found by reading is told to the writer as a mere EPIPE, or to shutdown(2) as ENOTCONN.
+func (s *session) lastWords(err error) error {
+	reset := errors.Is(err, syscall.ECONNRESET)
+	closed := errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ENOTCONN)
+	if s.request.Target.IsDatagram() || s.ctx.Err() != nil || !reset && !closed {
+		return err
 	}
 	for len(s.pending) > 0 {
-		piece := s.pending[0]
-		s.pending = s.pending[1:]
-		if s.chunk(piece) != nil {
-			return
+		if s.chunk(s.take(0)) != nil {
+			return err
 		}
 	}
+	_ = s.conn.SetReadDeadline(time.Now().Add(lastWordsPatience))
+	for s.readErr == nil {
+		piece, readErr := s.conn.read(s.request.BufferSize, 0)
+		if readErr != nil {
+			s.readErr = readErr
+			break
+		}
+		piece.elapsed = s.elapsed()
+		if s.chunk(piece) != nil {
+			return err
+		}
+	}
+	var errno syscall.Errno
+	if closed && errors.As(s.readErr, &errno) {
+		return s.readErr
+	}
+	return err
 }
 
 // awaitRead sets the moment until which a read may wait, and tells when the exchange itself is at its end.
