@@ -28,6 +28,9 @@ var byErrno = map[syscall.Errno]Reason{
 	syscall.EAGAIN:        ConnectTimeout, // from connect(2) on a unix socket whose queue is full
 	syscall.EHOSTUNREACH:  HostUnreachable,
 	syscall.EHOSTDOWN:     HostUnreachable,
+	syscall.ENOPROTOOPT:   HostUnreachable, // ICMP protocol unreachable, which firewalls can be told to answer
+	syscall.EPROTO:        HostUnreachable, // ICMP parameter problem
+	syscall.EOPNOTSUPP:    HostUnreachable, // ICMP source route failed
 	syscall.ENETUNREACH:   NetworkUnreachable,
 	syscall.ENETDOWN:      NetworkUnreachable,
 	syscall.EINVAL:        NetworkUnreachable, // from a blackhole route
@@ -43,6 +46,8 @@ var byErrno = map[syscall.Errno]Reason{
 	syscall.ENOENT:        SocketNotFound,
 	syscall.ENOTDIR:       SocketNotFound,
 	syscall.ENOTSOCK:      SocketNotFound,
+	syscall.ELOOP:         SocketNotFound, // a symbolic link, which package dial does not follow
+	syscall.ENAMETOOLONG:  SocketNotFound,
 	syscall.EPROTOTYPE:    WrongSocketType,
 	syscall.EMSGSIZE:      MessageTooLarge,
 	syscall.EMFILE:        LimitReached,
@@ -163,5 +168,9 @@ func (s *session) attemptFailure(ctx context.Context, err error) (reason Reason,
 			return f.reason, 0, f.text
 		}
 	}
-	return fromErrno(err)
+	reason, errno, text = fromErrno(err)
+	if number == syscall.EINVAL && s.request.Target.IsUnix() { // a path that ends in a slash or in dots
+		reason = SocketNotFound
+	}
+	return reason, errno, text
 }

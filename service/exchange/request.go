@@ -10,8 +10,8 @@ type Request struct {
 	Target Target
 	// Steps are carried out in order; then the connection is closed. None: it is opened and closed.
 	Steps []Step
-	// BufferSize is the most bytes of one chunk, up to MaxBufferSize; zero: it grows with the flow, from 4 KiB to
-	// 256 KiB, and is 64 KiB for messages.
+	// BufferSize is the most bytes of one chunk, and at most MaxBufferSize, whatever it says; zero: it grows with the
+	// flow, from 4 KiB to 256 KiB, and is 64 KiB for messages.
 	BufferSize int
 	// Timeout is for all of it; zero: DefaultTimeout.
 	Timeout time.Duration
@@ -33,12 +33,13 @@ type Receive struct {
 	Length int64
 	// Delimiter ends it behind these bytes; empty: no such rule. What came beyond stays for the next step.
 	Delimiter string
-	// Idle ends it when nothing came for so long; zero: no such rule. On a datagram socket on which nothing came at
-	// all it is a failure, [ReceiveTimeout], since silence there says nothing.
+	// Idle ends it when nothing came for so long; zero: no such rule. On a datagram socket on which nothing came in
+	// this step at all it is a failure, [ReceiveTimeout], since silence there says nothing.
 	Idle time.Duration
 	// Count ends it after so many messages; zero: no such rule.
 	Count uint32
-	// MaxBytes ends it after at most so many bytes, and no further byte is read; zero: no such rule.
+	// MaxBytes ends it after at most so many bytes, and no further byte is read; zero: no such rule. A message that
+	// goes beyond is truncated.
 	MaxBytes int64
 }
 
@@ -72,19 +73,28 @@ type StepError struct {
 
 func (e *StepError) Error() string { return e.Reason }
 
-// Validate finds steps that do not go with the target, or end rules that do not go together. The error is a
-// [StepError].
+// Validate finds steps that do not go with the target or with the steps before, or end rules that do not go together.
+// The error is a [StepError].
 func (r *Request) Validate() error {
 	scheme := r.Target.Scheme
+	halfClosed := NoStep
 	for i, step := range r.Steps {
 		bad := func(field, format string, args ...any) error {
 			return &StepError{Step: i, Field: field, Reason: fmt.Sprintf(format, args...)}
 		}
 		switch step := step.(type) {
-		case HalfClose:
-			if r.Target.IsDatagram() {
-				return bad("half_close", "a datagram socket (%s) has no half-close", scheme)
+		case Send:
+			if halfClosed != NoStep {
+				return bad("send", "the sending side is closed already, by step %d", halfClosed)
 			}
+		case HalfClose:
+			switch {
+			case r.Target.IsDatagram():
+				return bad("half_close", "a datagram socket (%s) has no half-close", scheme)
+			case halfClosed != NoStep:
+				return bad("half_close", "the sending side is closed already, by step %d", halfClosed)
+			}
+			halfClosed = i
 		case Receive:
 			switch {
 			case step.Length > 0 && r.Target.HasMessages():

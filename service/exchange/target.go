@@ -99,7 +99,10 @@ func splitHostService(s string) (host, service, problem string) {
 			return "", "", fmt.Sprintf("no service: behind [%s] comes a colon and a port or a service name", inside)
 		}
 		if address, zone, ok := strings.Cut(inside, "%"); ok {
-			inside = address + "%" + strings.TrimPrefix(zone, "25")
+			if escaped := strings.TrimPrefix(zone, "25"); escaped != "" { // else it is the zone with index 25
+				zone = escaped
+			}
+			inside = address + "%" + zone
 		}
 		address, err := netip.ParseAddr(inside)
 		if err != nil || !address.Is6() {
@@ -151,7 +154,11 @@ func (t Target) String() string {
 	if t.IsUnix() {
 		return t.Scheme + "://" + t.Path
 	}
-	return t.Scheme + "://" + net.JoinHostPort(t.Host, strconv.Itoa(int(t.Port)))
+	host := t.Host
+	if address, zone, ok := strings.Cut(host, "%25"); ok && zone != "" && strings.Contains(address, ":") {
+		host = address + "%2525" + zone // a zone that looks escaped
+	}
+	return t.Scheme + "://" + net.JoinHostPort(host, strconv.Itoa(int(t.Port)))
 }
 
 // IsUnix tells whether it is a unix socket.
