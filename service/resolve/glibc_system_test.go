@@ -147,6 +147,12 @@ var plainHosts = []string{
 	"_http._tcp", "_", "-", "0a", "0.a", "f:g", "abc:def",
 }
 
+// goodHosts are known by most configurations of the tests below.
+var goodHosts = []string{
+	"127.0.0.1", "127.1", "0x7f.1", "2130706433", "::1", "fe80::1%lo", "fe80::1%net0", "2001:db8::1", "::ffff:1.2.3.4", "255.255.255.255", "0", "ff02::1%lo",
+	"localhost", "LocalHost", "seventy", "Seventy", "mapped", "indented", "crlf-alias", "linklocal", "probe-host", "dotted.", "und_er",
+}
+
 var dnsHosts = []string{
 	"www.example.test", "www.example.test.", "WWW.Example.TEST", "v4only.example.test", "v6only.example.test", "alias.example.test",
 	"chain1.example.test", "chain4.example.test", "chain6.example.test", "dangling.example.test", "nodata.example.test", "cname-nodata.example.test",
@@ -220,6 +226,20 @@ func randomCases(rng *rand.Rand, n int, host func() *string) []addrInfoCase {
 		}
 		if rng.IntN(50) == 0 {
 			q.fl |= pick(rng, []int{0x40, 0x80, 0x100, 0x200, 0x800, 0x4000})
+		}
+		if rng.IntN(5) < 2 { // so that half of all succeed
+			q = addrInfoCase{host: ptr(pick(rng, goodHosts)), service: pick(rng, []*string{nil, ptr("0"), ptr("80"), ptr("http"), ptr("domain"), ptr("65536")}), kind: pick(rng, kinds[:6])}
+			if q.kind == 3 || q.kind == 5 {
+				q.service = nil
+			}
+			for _, bit := range []int{1, 2, 8, 0x10} {
+				if rng.IntN(3) == 0 {
+					q.fl |= bit
+				}
+			}
+			if q.fl&8 != 0 {
+				q.family = pick(rng, []int{0, 10})
+			}
 		}
 		cases[i] = q
 	}
