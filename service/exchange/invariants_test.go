@@ -1,0 +1,469 @@
+package exchange
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"probed/internal/nettest"
+	"probed/service/dial"
+	"probed/service/resolve"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// trial is one exchange of a test. Every exchange in these tests goes through its run, which asserts what holds for all
+// of them, whatever happens.
+type trial struct {
+	config    Config          // without Dial all is admitted; without Resolve there are no names
+	exchanger *Exchanger      // in place of config, for exchanges that share one; its hooks are not checked
+	ctx       context.Context // nil: the test's
+	request   Request
+	peer      *nettest.Tally    // what the peer saw; nil: not checked
+	hook      func(Event) error // called with each event after it was recorded
+	deaf      bool              // Run gets no emit
+}
+
+// record is what a trial told.
+type record struct {
+	*trial
+	*Outcome
+	events  []Event  // chunks among them have data of their own
+	data    []byte   // of all chunks
+	lost    int      // bytes that chunks declare truncated
+	refused int      // index of the event that the hook did not take; -1: none
+	ended   []string // schemes, as SessionEnd told them
+	begun   []string
+	took    time.Duration
+	closed  bool // the PeerClosed event came
+
+	mu             sync.Mutex
+	dialled        []Reason
+	sent, received int
+	endOutcome     *Outcome
+}
+
+func (x trial) run(t testing.TB) *record {
+	t.Helper()
+	r := &record{trial: &x, refused: -1}
+	exchanger := x.exchanger
+	if exchanger == nil {
+		config := x.config
+		if config.Dial == nil {
+			config.Dial = dialer(admitAll)
+		}
+		if config.Resolve == nil {
+			config.Resolve = hosts(t)
+		}
+		config.Hooks = r.hooks()
+		exchanger = New(config)
+	}
+	ctx := x.ctx
+	if ctx == nil {
+		ctx = t.Context()
+	}
+	var busy atomic.Bool
+	emit := func(event Event) error {
+		if busy.Swap(true) {
+			t.Error("an event came while another one was being handed over")
+		}
+		defer busy.Store(false)
+		return r.take(event)
+	}
+	if x.deaf {
+		emit = nil
+	}
+	begin := time.Now()
+	r.Outcome = exchanger.Run(ctx, x.request, emit)
+	r.took = time.Since(begin)
+	r.check(t)
+	return r
+}
+
+// take records an event.
+func (r *record) take(event Event) error {
+	if chunk, ok := event.(Chunk); ok {
+		chunk.Data = bytes.Clone(chunk.Data)
+		event = chunk
+	}
+	r.events = append(r.events, event)
+	if r.hook != nil {
+		if err := r.hook(event); err != nil {
+			r.refused = len(r.events) - 1
+			return err
+		}
+	}
+	switch event := event.(type) {
+	case Chunk:
+		r.data = append(r.data, event.Data...)
+		if event.Datagram != nil {
+			r.lost += event.Datagram.Length - len(event.Data)
+		}
+	case PeerClosed:
+		r.closed = true
+	}
+	return nil
+}
+
+func (r *record) hooks() *Hooks {
+	return &Hooks{
+		SessionStart: func(scheme string) { r.begun = append(r.begun, scheme) },
+		SessionEnd: func(scheme string, outcome *Outcome) {
+			r.ended = append(r.ended, scheme)
+			r.endOutcome = outcome
+		},
+		Dialled: func(_ string, reason Reason, _ time.Duration) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.dialled = append(r.dialled, reason)
+		},
+		Sent:     func(_ string, n int) { r.sent += n },
+		Received: func(_ string, n int) { r.received += n },
+	}
+}
+
+// check asserts the invariants.
+func (r *record) check(t testing.TB) {
+	t.Helper()
+	o := r.Outcome
+	check := func(ok bool, format string, args ...any) {
+		t.Helper()
+		if !ok {
+			t.Errorf(format, args...)
+		}
+	}
+	r.checkOutcome(check)
+	if r.exchanger == nil {
+		scheme := []string{r.request.Target.Scheme}
+		check(slices.Equal(r.begun, scheme), "SessionStart was called with %q", r.begun)
+		check(slices.Equal(r.ended, scheme) && r.endOutcome == o, "SessionEnd was called with %q, %p of %p", r.ended, r.endOutcome, o)
+		check(r.sent == int(o.BytesSent), "hooks: %d bytes sent, outcome: %d", r.sent, o.BytesSent)
+		check(r.received == int(o.BytesReceived), "hooks: %d bytes received, outcome: %d", r.received, o.BytesReceived)
+		var reasons []Reason
+		for _, attempt := range o.Attempts {
+			reasons = append(reasons, attempt.Reason)
+		}
+		slices.Sort(reasons)
+		slices.Sort(r.dialled)
+		check(o.Attempts == nil || slices.Equal(r.dialled, reasons), "hooks: dialled %v, outcome: %v", r.dialled, reasons)
+	}
+	if r.deaf {
+		return
+	}
+	if o.Reason == PolicyDenied {
+		check(len(r.events) == 0, "denied, and yet told: %v", r.events)
+		return
+	}
+	r.checkEvents(check)
+	if r.peer != nil {
+		r.checkPeer(check)
+	}
+}
+
+func (r *record) checkOutcome(check func(bool, string, ...any)) {
+	o := r.Outcome
+	failed := o.Reason != None
+	check(o.Reason >= None && int(o.Reason) < len(reasons), "reason %d is not of the list", int(o.Reason))
+	check(o.OK != failed, "ok %v with reason %v", o.OK, o.Reason)
+	check((o.Error != "") == failed && (o.Hint != "") == failed, "reason %v with error %q and hint %q", o.Reason, o.Error, o.Hint)
+	check(o.Layer == o.Reason.layer(), "reason %v in layer %v", o.Reason, o.Layer)
+	check(o.Phase > PhaseNone && o.Phase <= PhaseClose, "phase %d is not of the list", o.Phase)
+	check((o.Phase == PhaseClose) == o.OK, "ok %v in phase %d", o.OK, o.Phase)
+	check(o.EndedBy >= EndedByNone && o.EndedBy <= EndedByLastStep, "ended by %d, which is not of the list", o.EndedBy)
+	check((o.EndedBy != EndedByNone && o.EndedBy != EndedByDeadline) == o.OK, "ok %v, ended by %d", o.OK, o.EndedBy)
+	check(o.Reason != Internal, "INTERNAL, which is a bug: %s", o.Error)
+	check(o.FailedStep == NoStep || failed && o.FailedStep < len(r.request.Steps), "failed step %d, ok %v", o.FailedStep, o.OK)
+	check(o.Errno == 0 || failed && ErrnoName(o.Errno) != "", "errno %d with reason %v", o.Errno, o.Reason)
+	check((o.Remote != "") == (o.Socket != Socket{}), "remote %q of socket %v", o.Remote, o.Socket)
+	tcp := strings.HasPrefix(r.request.Target.network(), "tcp") && o.Remote != ""
+	check((o.BytesAcknowledged != nil) == tcp && (o.TCPInfo != nil) == tcp, "TCP facts of %s: acknowledged %v, info %v",
+		r.request.Target, o.BytesAcknowledged, o.TCPInfo)
+	if o.BytesAcknowledged != nil {
+		check(*o.BytesAcknowledged <= o.BytesSent, "%d bytes acknowledged of %d", *o.BytesAcknowledged, o.BytesSent)
+	}
+	tm := o.Timings
+	check(tm.Total > 0 && tm.Total <= r.took, "total time %v of %v", tm.Total, r.took)
+	check(tm.Resolve+tm.Connect+tm.FirstByte <= tm.Total, "timings %+v", tm)
+	check((tm.FirstByte > 0) == (o.Chunks > 0) || r.refused >= 0, "first byte after %v, %d chunks", tm.FirstByte, o.Chunks)
+	connected := false
+	for _, a := range o.Attempts {
+		check(a.OK == (a.Reason == None) && a.OK == (a.Error == ""), "attempt %+v", a)
+		check(a.Reason != Internal, "attempt: INTERNAL, which is a bug: %s", a.Error)
+		check(a.Address != "" && a.Start+a.Duration <= tm.Total, "attempt %+v in %v", a, tm.Total)
+		connected = connected || a.OK
+	}
+	check(o.Remote == "" || connected, "connected to %q without an attempt: %v", o.Remote, o.Attempts)
+}
+
+func (r *record) checkEvents(check func(bool, string, ...any)) {
+	o := r.Outcome
+	var attempts, told []Attempt
+	var order, chunks, sentSteps int
+	var offset uint64
+	var elapsed, read time.Duration
+	closed, sent := false, 0
+	most := MaxBufferSize
+	if r.request.BufferSize > 0 {
+		most = r.request.BufferSize
+	}
+	next := func(kind int) {
+		check(order <= kind, "events out of order: %v", r.events)
+		order = kind
+	}
+	passed := func(at time.Duration) {
+		check(elapsed <= at, "an event of %v after one of %v", at, elapsed)
+		elapsed = at
+	}
+	for i, event := range r.events {
+		last := i == len(r.events)-1
+		check(r.refused < 0 || i <= r.refused || last, "event %d, %T, after the caller had gone with event %d", i, event, r.refused)
+		taken := i != r.refused
+		switch event := event.(type) {
+		case Resolved:
+			check(i == 0, "resolved is event %d", i)
+		case Attempt:
+			next(1)
+			attempts = append(attempts, event)
+		case Connected:
+			next(2)
+			check(event == Connected{o.Local, o.Remote, o.Socket}, "connected %+v, outcome %+v", event, o)
+			order = 3 // only once
+		case Sent:
+			next(3)
+			passed(event.Elapsed)
+			check(event.Step >= sentSteps, "sent by step %d after %d", event.Step, sentSteps)
+			step, ok := r.request.Steps[event.Step].(Send)
+			check(ok && len(step.Data) == event.Bytes, "sent %d bytes by step %d, which is %T", event.Bytes, event.Step, r.request.Steps[event.Step])
+			sentSteps = event.Step + 1
+			sent += event.Bytes
+		case Chunk:
+			next(3) // it may have been read before what was told before it
+			check(read <= event.Elapsed && event.Elapsed <= o.Timings.Total, "a chunk of %v after one of %v", event.Elapsed, read)
+			read = event.Elapsed
+			check(!closed, "a chunk after the peer closed")
+			check(event.Offset == offset, "a chunk at offset %d, after %d bytes", event.Offset, offset)
+			check(len(event.Data) <= most, "a chunk of %d bytes, with buffer size %d", len(event.Data), r.request.BufferSize)
+			check(len(event.Data) > 0 || event.Datagram != nil, "an empty chunk")
+			check((event.Datagram != nil) == r.request.Target.HasMessages(), "%s and datagram %v", r.request.Target, event.Datagram)
+			if d := event.Datagram; d != nil {
+				check(d.Truncated == (d.Length > len(event.Data)), "datagram %+v of which %d bytes came", d, len(event.Data))
+			}
+			if taken {
+				offset += uint64(len(event.Data))
+				chunks++
+			}
+		case PeerClosed:
+			next(3)
+			passed(event.Elapsed)
+			check(!closed, "the peer closed twice")
+			closed = true
+		case *Outcome:
+			check(last, "event %d of %d is the outcome", i, len(r.events))
+			check(event == o, "the outcome told is not the one returned")
+			next(4)
+			passed(event.Timings.Total)
+		}
+	}
+	check(order == 4, "no outcome: %v", r.events)
+	check(chunks == int(o.Chunks), "%d chunks, outcome: %d", chunks, o.Chunks)
+	check(offset == o.BytesReceived && int(offset) == len(r.data), "%d bytes in chunks, outcome: %d", offset, o.BytesReceived)
+	check(sent == int(o.BytesSent) || sent < int(o.BytesSent) && o.Phase == PhaseSend, "sent events: %d bytes, outcome: %d", sent, o.BytesSent)
+	check(len(r.events) == 1 || r.request.Target.IsUnix() || firstResolved(r.events), "first event %T", r.events[0])
+	if r.refused < 0 {
+		byStart := func(a, b Attempt) int { return int(a.Start - b.Start) }
+		told = slices.SortedFunc(slices.Values(o.Attempts), byStart)
+		slices.SortFunc(attempts, byStart)
+		check(slices.Equal(attempts, told), "attempts told: %v\noutcome: %v", attempts, told)
+	}
+}
+
+func firstResolved(events []Event) bool {
+	_, ok := events[0].(Resolved)
+	return ok
+}
+
+// checkPeer compares with what the peer saw.
+func (r *record) checkPeer(check func(bool, string, ...any)) {
+	o := r.Outcome
+	check(r.peer.Received.Load() <= int64(o.BytesSent), "the peer received %d bytes of %d sent", r.peer.Received.Load(), o.BytesSent)
+	if !r.closed {
+		return
+	}
+	came := int64(o.BytesReceived) + int64(r.lost) + int64(o.BytesUnread)
+	check(r.peer.Sent.Load() == came, "the peer sent %d bytes, %d came", r.peer.Sent.Load(), came)
+	halfClosed := slices.ContainsFunc(r.request.Steps, func(step Step) bool { _, ok := step.(HalfClose); return ok })
+	if !o.OK || !halfClosed {
+		return
+	}
+	// The peer may have closed its side first and be reading still.
+	for deadline := time.Now().Add(5 * time.Second); r.peer.Received.Load() < int64(o.BytesSent) && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	check(r.peer.Received.Load() == int64(o.BytesSent), "the peer received %d bytes of %d sent", r.peer.Received.Load(), o.BytesSent)
+}
+
+// wants asserts how the exchange ended.
+func (r *record) wants(t testing.TB, phase Phase, reason Reason, by EndedBy) {
+	t.Helper()
+	if r.Phase != phase || r.Reason != reason || r.EndedBy != by {
+		t.Errorf("phase %d, %v, ended by %d; want %d, %v, %d\n%s", r.Phase, r.Reason, r.EndedBy, phase, reason, by, r.Error)
+	}
+}
+
+// got asserts the bytes that came.
+func (r *record) got(t testing.TB, want []byte) {
+	t.Helper()
+	if bytes.Equal(r.data, want) {
+		return
+	}
+	if len(r.data)+len(want) < 200 {
+		t.Errorf("received %q, want %q", r.data, want)
+		return
+	}
+	i := 0
+	for i < min(len(r.data), len(want)) && r.data[i] == want[i] {
+		i++
+	}
+	t.Errorf("received %d bytes, want %d; they differ from byte %d on", len(r.data), len(want), i)
+}
+
+func admitAll(context.Context, dial.Destination) error { return nil }
+
+func dialer(policy dial.Policy) func(context.Context, dial.Request) (net.Conn, error) {
+	return (&dial.Dialer{Policy: policy}).Dial
+}
+
+// hosts resolves the names of these lines, as /etc/hosts has them, and no others.
+func hosts(t testing.TB, lines ...string) func(context.Context, string, resolve.Family) (*resolve.HostResult, error) {
+	t.Helper()
+	dir := t.TempDir()
+	file := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return resolve.New(resolve.Config{
+		Hosts:      file("hosts", strings.Join(lines, "\n")+"\n"),
+		Nsswitch:   file("nsswitch.conf", "hosts: files\n"),
+		ResolvConf: file("resolv.conf", ""),
+	}).Addresses
+}
+
+// streamTarget starts a peer for a scheme that connects, and counts what passes through it.
+func streamTarget(t testing.TB, scheme string, handle func(net.Conn)) (Target, *nettest.Tally) {
+	t.Helper()
+	tally := new(nettest.Tally)
+	handle = tally.Count(handle)
+	switch scheme {
+	case "tcp", "tcp4":
+		return ipTarget(scheme, nettest.TCP(t, handle)), tally
+	case "tcp6":
+		return ipTarget(scheme, nettest.TCP6(t, handle)), tally
+	case "unix", "unixpacket":
+		return Target{Scheme: scheme, Path: nettest.Unix(t, scheme, handle)}, tally
+	}
+	t.Fatalf("no peer for %s", scheme)
+	return Target{}, nil
+}
+
+// datagramTarget does the same for a scheme that does not.
+func datagramTarget(t testing.TB, scheme string, handle func(net.PacketConn, net.Addr, []byte)) (Target, *nettest.Tally) {
+	t.Helper()
+	tally := new(nettest.Tally)
+	counted := func(pc net.PacketConn, from net.Addr, data []byte) {
+		tally.Received.Add(int64(len(data)))
+		handle(countedPacket{pc, tally}, from, data)
+	}
+	switch scheme {
+	case "udp", "udp4":
+		return ipTarget(scheme, nettest.UDP(t, counted)), tally
+	case "udp6":
+		return ipTarget(scheme, nettest.UDP6(t, counted)), tally
+	case "unixgram":
+		return Target{Scheme: scheme, Path: nettest.Unixgram(t, counted)}, tally
+	}
+	t.Fatalf("no peer for %s", scheme)
+	return Target{}, nil
+}
+
+type countedPacket struct {
+	net.PacketConn
+	tally *nettest.Tally
+}
+
+func (c countedPacket) WriteTo(data []byte, to net.Addr) (int, error) {
+	n, err := c.PacketConn.WriteTo(data, to)
+	c.tally.Sent.Add(int64(n))
+	return n, err
+}
+
+func ipTarget(scheme string, address netip.AddrPort) Target {
+	return Target{Scheme: scheme, Host: address.Addr().String(), Port: address.Port()}
+}
+
+// paced is a peer that writes its next piece when the client has been handed all before, so that a write is a read. At
+// the end it half-closes and reads to the end, or, if it holds, does so when the exchange is over.
+type paced struct {
+	pieces   [][]byte
+	hold     bool
+	received atomic.Int64
+	notify   chan struct{}
+	over     chan struct{}
+}
+
+func newPaced(hold bool, pieces ...string) *paced {
+	p := &paced{hold: hold, notify: make(chan struct{}, 1), over: make(chan struct{})}
+	for _, piece := range pieces {
+		p.pieces = append(p.pieces, []byte(piece))
+	}
+	return p
+}
+
+func (p *paced) handle(c net.Conn) {
+	var written int64
+	for _, piece := range p.pieces {
+		if _, err := c.Write(piece); err != nil {
+			return
+		}
+		for written += int64(len(piece)); p.received.Load() < written; {
+			select {
+			case <-p.notify:
+			case <-p.over:
+				return
+			}
+		}
+	}
+	if p.hold {
+		<-p.over
+		return
+	}
+	nettest.HalfCloseThenRead(nil)(c)
+}
+
+// hook tells the peer what the client has got.
+func (p *paced) hook(event Event) error {
+	switch event := event.(type) {
+	case Chunk:
+		p.received.Add(int64(len(event.Data)))
+		select {
+		case p.notify <- struct{}{}:
+		default:
+		}
+	case *Outcome:
+		close(p.over)
+	}
+	return nil
+}
