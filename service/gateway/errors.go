@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"context"
-	"errors"
 	"net/http"
 	"regexp"
 	"strings"
@@ -26,12 +24,12 @@ func requestError(code codes.Code, message string) *status.Status {
 	})
 }
 
-// badRequest is a request whose body or query cannot be read.
-func badRequest(message string) *status.Status {
+// invalidField is a request whose body or query cannot be read; field is the one to blame, if it is known.
+func invalidField(field, message string) *status.Status {
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{
 		Reason: probev1.ErrorReason_ERROR_REASON_INVALID_FIELD.String(), Domain: errorDomain,
 	}}
-	if field := fieldIn(message); field != "" {
+	if field != "" {
 		details = append(details, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{
 			Field: field, Description: message,
 		}}})
@@ -47,11 +45,10 @@ func withDetails(s *status.Status, details ...protoadapt.MessageV1) *status.Stat
 	return detailed
 }
 
-// fieldPatterns find the field in what the JSON and query parsers say.
+// fieldPatterns find the field in what readBody says, and in what the generated handlers say of paths and queries.
 var fieldPatterns = []*regexp.Regexp{
-	regexp.MustCompile(`unknown field "([^"]+)"`),
-	regexp.MustCompile(`field ([\w.]+):`),
-	regexp.MustCompile(`field "([^"]+)"`),
+	regexp.MustCompile(`^([A-Za-z_][\w.\[\]]*): `),
+	regexp.MustCompile(`(?:field|list) "([^"]+)"`),
 	regexp.MustCompile(`parameter: ([\w.]+)`),
 }
 
@@ -66,63 +63,55 @@ func fieldIn(message string) string {
 
 // writeError writes what a call came back with, or what the generated handlers found wrong with the request.
 func writeError(w http.ResponseWriter, err error) {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) || strings.Contains(err.Error(), "http: request body too large") {
+	// Of an error that a generated handler found in the body, the text alone is left.
+	if strings.Contains(err.Error(), "http: request body too large") {
 		writeStatus(w, http.StatusRequestEntityTooLarge, requestError(codes.ResourceExhausted, "the body is too large: the most is 2 MiB"))
 		return
 	}
-	s := status.Convert(err)
-	for _, detail := range s.Details() {
-		if _, ok := detail.(*errdetails.ErrorInfo); ok {
-			writeStatus(w, runtime.HTTPStatusFromCode(s.Code()), s)
-			return
-		}
-	}
-	// Without an ErrorInfo it did not come from the service.
-	switch s.Code() {
-	case codes.InvalidArgument:
-		s = badRequest(plain(s.Message()))
-	case codes.Unavailable:
-		s = withDetails(s, &errdetails.ErrorInfo{Reason: probev1.ErrorReason_ERROR_REASON_UNAVAILABLE.String(), Domain: errorDomain})
-	case codes.Canceled, codes.DeadlineExceeded:
-		s = withDetails(s, &errdetails.ErrorInfo{Reason: probev1.ErrorReason_ERROR_REASON_CANCELLED.String(), Domain: errorDomain})
-	default:
-		s = withDetails(s, &errdetails.ErrorInfo{Reason: probev1.ErrorReason_ERROR_REASON_INTERNAL.String(), Domain: errorDomain})
-	}
+	s := statusOf(err)
 	writeStatus(w, runtime.HTTPStatusFromCode(s.Code()), s)
 }
 
-// plain makes one sentence of what protojson says: it puts "proto:" before it, and, so that nobody relies on the text,
-// at random a space of another kind.
-func plain(message string) string {
-	message = strings.TrimPrefix(strings.ReplaceAll(message, "\u00a0", " "), "proto: ")
-	if strings.Contains(message, "google.protobuf.Duration") {
-		message += `: a duration is in seconds, as "90s" or "0.3s"`
+// statusOf is the status of an error, with the reason that every error has.
+func statusOf(err error) *status.Status {
+	s := status.Convert(err)
+	for _, detail := range s.Details() {
+		if _, ok := detail.(*errdetails.ErrorInfo); ok {
+			return s
+		}
 	}
-	return message
+	// Without an ErrorInfo it did not come from the service.
+	reason := probev1.ErrorReason_ERROR_REASON_INTERNAL
+	switch s.Code() {
+	case codes.InvalidArgument:
+		message := parseFunction.ReplaceAllString(s.Message(), "")
+		return invalidField(fieldIn(message), message)
+	case codes.Unavailable:
+		s, reason = status.New(codes.Unavailable, "probed is shutting down"), probev1.ErrorReason_ERROR_REASON_UNAVAILABLE
+	case codes.ResourceExhausted:
+		reason = probev1.ErrorReason_ERROR_REASON_LIMIT_REACHED
+	case codes.Canceled, codes.DeadlineExceeded:
+		reason = probev1.ErrorReason_ERROR_REASON_CANCELLED
+	}
+	return withDetails(s, &errdetails.ErrorInfo{Reason: reason.String(), Domain: errorDomain})
 }
 
+// parseFunction is how the generated handlers begin what is wrong with a number.
+var parseFunction = regexp.MustCompile(`strconv\.\w+: `)
+
 func writeStatus(w http.ResponseWriter, httpStatus int, s *status.Status) {
-	text, err := marshal.Marshal(s.Proto())
-	if err != nil { // a detail of a type this program does not know
-		text, httpStatus = []byte(`{"code":13,"message":"the error cannot be written","details":[]}`), http.StatusInternalServerError
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(httpStatus)
 	// A client that went away needs no error.
-	_, _ = w.Write(append(text, '\n'))
+	_, _ = w.Write(append(statusJSON(s), '\n'))
 }
 
-// routingError is for requests that fit no RPC.
-func routingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int) {
-	switch httpStatus {
-	case http.StatusMethodNotAllowed:
-		writeStatus(w, httpStatus, requestError(codes.Unimplemented, r.Method+" does not go with "+r.URL.Path+": what opens a connection is POST, what looks up is GET"))
-	case http.StatusNotFound:
-		writeStatus(w, httpStatus, requestError(codes.NotFound, "there is no "+r.URL.Path+": /openapi.json tells what there is"))
-	default:
-		writeStatus(w, httpStatus, requestError(codes.InvalidArgument, "the request cannot be read: "+http.StatusText(httpStatus)))
+func statusJSON(s *status.Status) []byte {
+	text, err := marshal.Marshal(s.Proto())
+	if err != nil { // a detail of a type this program does not know
+		return []byte(`{"code":13,"message":"the error cannot be written","details":[]}`)
 	}
+	return text
 }
 
 // outgoingHeader lets the headers of an answer through that are meant for every caller.

@@ -28,24 +28,17 @@ const (
 )
 
 // exchange streams the events of one exchange as they happen.
-func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request, _ map[string]string) {
 	format, ok := negotiate(r.Header.Values("Accept"), []string{formatLines, formatJSON, formatRaw, formatEvents})
 	if !ok {
 		writeStatus(w, http.StatusNotAcceptable, requestError(codes.InvalidArgument,
 			"none of the formats in Accept: there are "+formatLines+", "+formatRaw+" and "+formatEvents))
 		return
 	}
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		writeError(w, err)
-		return
-	}
 	request := &probev1.ExchangeRequest{}
-	if len(body) > 0 {
-		if err := unmarshal.Unmarshal(body, request); err != nil {
-			writeError(w, badRequest(plain(err.Error())).Err())
-			return
-		}
+	if err := readBody(r.Body, request); err != nil {
+		writeError(w, status.Error(codes.InvalidArgument, err.Error()))
+		return
 	}
 	// The context ends when the client goes away, and with it the exchange and its socket.
 	stream, err := g.client.Exchange(r.Context(), request)
@@ -85,20 +78,17 @@ type eventStream = grpc.ServerStreamingClient[probev1.ExchangeResponse]
 // each calls write for event after event, beginning with first, and pushes out what it wrote. The error is that of the
 // stream; nil when it ended well or when nobody reads any more.
 func (w writer) each(first *probev1.ExchangeResponse, stream eventStream, write func(*probev1.ExchangeResponse) error) error {
-	event := first
-	for {
-		if write(event) != nil || w.flush() != nil {
-			return nil
-		}
-		var err error
-		event, err = stream.Recv()
+	for event := first; write(event) == nil && w.flush() == nil; {
+		next, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
+		event = next
 	}
+	return nil
 }
 
 // lines writes each event as {"result": …} on a line of its own, and a failure of probed itself as {"error": …}.
@@ -134,7 +124,8 @@ func (w writer) events(first *probev1.ExchangeResponse, stream eventStream) {
 func (w writer) raw(first *probev1.ExchangeResponse, stream eventStream) {
 	w.Header().Set("Trailer", trailerOK+", "+trailerReason)
 	begun := false
-	var outcome *probev1.Outcome
+	// A stream that breaks off has no outcome: it is probed that failed.
+	outcome := &probev1.Outcome{Reason: probev1.Reason_REASON_INTERNAL}
 	event := first
 	for {
 		switch e := event.GetEvent().(type) {
@@ -185,9 +176,5 @@ func kindOf(event *probev1.ExchangeResponse) string {
 }
 
 func statusText(err error) string {
-	text, marshalErr := marshal.Marshal(status.Convert(err).Proto())
-	if marshalErr != nil {
-		return `{"code":13}`
-	}
-	return string(text)
+	return string(statusJSON(statusOf(err)))
 }

@@ -17,11 +17,13 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	probev1 "probed/gen/probe/v1"
@@ -47,9 +49,10 @@ type Config struct {
 
 // Gateway serves REST.
 type Gateway struct {
-	config  Config
-	client  probev1.ExchangeServiceClient
-	handler http.Handler
+	conn         io.Closer
+	client       probev1.ExchangeServiceClient
+	allowedHosts []string
+	handler      http.Handler
 }
 
 var (
@@ -61,20 +64,28 @@ var (
 
 // New returns a Gateway.
 func New(config Config) (*Gateway, error) {
-	g := &Gateway{config: config, client: probev1.NewExchangeServiceClient(config.Conn)}
+	conn := bareConn{config.Conn}
+	g := &Gateway{conn: config.Conn, client: probev1.NewExchangeServiceClient(conn)}
+	for _, name := range config.AllowedHosts {
+		g.allowedHosts = append(g.allowedHosts, canonicalHost(name))
+	}
+	parameters, err := queryParameters()
+	if err != nil {
+		return nil, err
+	}
 	mux := runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{MarshalOptions: marshal, UnmarshalOptions: unmarshal}),
-		runtime.SetQueryParameterParser(strictQuery{}),
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{&runtime.JSONPb{MarshalOptions: marshal, UnmarshalOptions: unmarshal}}),
+		runtime.WithMiddlewares(parameters.check),
 		runtime.WithErrorHandler(func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
 			if metadata, ok := runtime.ServerMetadataFromContext(ctx); ok {
 				copyHeader(w, metadata.HeaderMD)
 			}
 			writeError(w, err)
 		}),
-		runtime.WithRoutingErrorHandler(routingError),
-		// No header of a request reaches the service: identity travels in other ways, which no caller can forge.
-		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithRoutingErrorHandler(parameters.routingError),
 		runtime.WithOutgoingHeaderMatcher(outgoingHeader),
+		// A slash that is part of a name is written %2F, as in 0%2F25.2.0.192.in-addr.arpa (RFC 2317).
+		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptSlash),
 		// A form that claims to be a GET, and a method that a header changes, are ways around rules about methods.
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
@@ -89,25 +100,28 @@ func New(config Config) (*Gateway, error) {
 		func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return probev1.RegisterExchangeServiceHandlerClient(ctx, mux, probev1.NewExchangeServiceClient(conn))
 		},
+		// Of two handlers for a path the mux takes the one that came last.
+		func(_ context.Context, mux *runtime.ServeMux, _ grpc.ClientConnInterface) error {
+			return mux.HandlePath(http.MethodPost, "/v1/exchange", g.exchange)
+		},
+		func(_ context.Context, mux *runtime.ServeMux, _ grpc.ClientConnInterface) error {
+			return mux.HandlePath(http.MethodGet, "/openapi.json", serveOpenAPI)
+		},
 	} {
-		if err := register(context.Background(), mux, config.Conn); err != nil {
+		if err := register(context.Background(), mux, conn); err != nil {
 			return nil, fmt.Errorf("register REST handlers: %w", err)
 		}
 	}
-	routes := http.NewServeMux()
-	routes.Handle("/", mux)
-	routes.HandleFunc("POST /v1/exchange", g.exchange)
-	routes.HandleFunc("GET /openapi.json", serveOpenAPI)
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		writeStatus(w, http.StatusForbidden, requestError(codes.PermissionDenied, "a page of another origin may not make this request"))
 	}))
-	g.handler = sameOrigin.Handler(routes)
+	g.handler = sameOrigin.Handler(bareRequests(mux))
 	return g, nil
 }
 
 // Close lets go of the connection; calls under way fail.
-func (g *Gateway) Close() error { return g.config.Conn.Close() }
+func (g *Gateway) Close() error { return g.conn.Close() }
 
 // ServeHTTP answers one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -117,8 +131,34 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	g.handler.ServeHTTP(w, r)
+}
+
+// bareRequests passes requests on without the headers by which the mux would let callers set deadlines and identities
+// (Grpc-Timeout, Authorization, X-Forwarded-For), and with a bound on the body. HEAD becomes GET: what writes the answer
+// leaves the body out.
+func bareRequests(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		bare := r.WithContext(r.Context()) // a copy
+		bare.Header = http.Header{"Accept": r.Header.Values("Accept")}
+		bare.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if r.Method == http.MethodHead {
+			bare.Method = http.MethodGet
+		}
+		next.ServeHTTP(w, bare)
+	})
+}
+
+// bareConn makes calls with no metadata: whatever the mux makes of a request's headers and addresses stays here.
+// Identity travels in other ways, which no caller can forge.
+type bareConn struct{ grpc.ClientConnInterface }
+
+func (c bareConn) Invoke(ctx context.Context, method string, request, response any, options ...grpc.CallOption) error {
+	return c.ClientConnInterface.Invoke(metadata.NewOutgoingContext(ctx, nil), method, request, response, options...)
+}
+
+func (c bareConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	return c.ClientConnInterface.NewStream(metadata.NewOutgoingContext(ctx, nil), desc, method, options...)
 }
 
 func (g *Gateway) allowedHost(hostPort string) bool {
@@ -126,15 +166,19 @@ func (g *Gateway) allowedHost(hostPort string) bool {
 	if h, _, err := net.SplitHostPort(hostPort); err == nil {
 		host = h
 	}
-	host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
+	host = canonicalHost(strings.Trim(host, "[]"))
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true
 	}
-	return host == "localhost" || slices.Contains(g.config.AllowedHosts, host)
+	return host == "localhost" || slices.Contains(g.allowedHosts, host)
 }
 
-func serveOpenAPI(w http.ResponseWriter, _ *http.Request) {
+// canonicalHost is a name as it is compared: names have no case, and a dot at the end changes nothing.
+func canonicalHost(name string) string { return strings.TrimSuffix(strings.ToLower(name), ".") }
+
+func serveOpenAPI(w http.ResponseWriter, _ *http.Request, _ map[string]string) {
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(openAPI)))
 	// A client that went away needs no document.
 	_, _ = w.Write(openAPI)
 }

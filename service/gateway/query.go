@@ -1,51 +1,118 @@
 package gateway
 
 import (
-	"errors"
+	"context"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
-	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
+	"google.golang.org/genproto/googleapis/api/annotations"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	probev1 "probed/gen/probe/v1"
 )
 
-// strictQuery reads query parameters as grpc-gateway does, and refuses those it would silently pass over: a misspelt
-// parameter changes the question.
-type strictQuery struct{ lenient runtime.DefaultQueryParser }
+// routes has for each method and path of the contract ("GET /v1/ports/{port}") the message that the query parameters
+// fill in; nil when there is none to fill, because the body has it all.
+type routes map[string]protoreflect.MessageDescriptor
 
-// Parse fills message from values. Its error is told as INVALID_ARGUMENT.
-func (q strictQuery) Parse(message proto.Message, values url.Values, filter *utilities.DoubleArray) error {
-	for key := range values {
-		if !hasField(message.ProtoReflect().Descriptor(), key) {
-			return fmt.Errorf("unknown query parameter: %s", key)
+// queryParameters reads the routes off the contract.
+func queryParameters() (routes, error) {
+	found := routes{"GET /openapi.json": nil}
+	for _, file := range []protoreflect.FileDescriptor{
+		probev1.File_probe_v1_names_service_proto,
+		probev1.File_probe_v1_resolver_service_proto,
+		probev1.File_probe_v1_exchange_service_proto,
+	} {
+		services := file.Services()
+		for i := range services.Len() {
+			methods := services.Get(i).Methods()
+			for j := range methods.Len() {
+				method := methods.Get(j)
+				rule, ok := proto.GetExtension(method.Options(), annotations.E_Http).(*annotations.HttpRule)
+				if !ok || rule == nil {
+					continue // gRPC only
+				}
+				for _, binding := range append(rule.GetAdditionalBindings(), rule) {
+					switch pattern := binding.GetPattern().(type) {
+					case *annotations.HttpRule_Get:
+						found["GET "+pattern.Get] = method.Input()
+					case *annotations.HttpRule_Post:
+						found["POST "+pattern.Post] = nil
+					default:
+						return nil, fmt.Errorf("%s is bound to a method other than GET and POST", method.FullName())
+					}
+				}
+			}
 		}
 	}
-	// Query parameters are for GET. A server of the caller's choice is a connection, and those are opened by POST.
-	if _, ok := message.(*probev1.QueryDNSRequest); ok && values.Has("server") {
-		return errors.New("query parameter: server is for POST /v1/dns, since it opens a connection; GET asks the configured name servers")
-	}
-	return q.lenient.Parse(message, values, filter)
+	return found, nil
 }
 
-// hasField tells whether a dotted path of names, as the contract or as JSON spells them, leads to a field.
-func hasField(descriptor protoreflect.MessageDescriptor, path string) bool {
-	for name := range strings.SplitSeq(path, ".") {
-		if descriptor == nil {
-			return false
+// check refuses query parameters that the generated handlers would silently pass over: a misspelt parameter changes
+// the question.
+func (t routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request, pathParameters map[string]string) {
+		if r.URL.RawQuery != "" {
+			pattern, _ := runtime.HTTPPattern(r.Context())
+			message := t[r.Method+" "+strings.ReplaceAll(pattern.String(), "=*}", "}")]
+			if field, problem := queryProblem(message, r.URL.RawQuery, pathParameters); problem != "" {
+				writeError(w, invalidField(field, problem).Err())
+				return
+			}
 		}
-		field := descriptor.Fields().ByJSONName(name)
-		if field == nil {
-			field = descriptor.Fields().ByName(protoreflect.Name(name))
-		}
-		if field == nil {
-			return false
-		}
-		descriptor = field.Message()
+		next(w, r, pathParameters)
 	}
-	return true
+}
+
+func queryProblem(message protoreflect.MessageDescriptor, query string, pathParameters map[string]string) (field, problem string) {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return "", "the query cannot be read: " + err.Error()
+	}
+	for key := range values {
+		if message == nil {
+			return key, fmt.Sprintf("query parameter %q: there are none here", key)
+		}
+		field := message.Fields().ByTextName(key)
+		if field == nil {
+			field = message.Fields().ByJSONName(key)
+		}
+		if field == nil {
+			return key, fmt.Sprintf("unknown query parameter %q", key)
+		}
+		if _, ok := pathParameters[string(field.Name())]; ok {
+			return key, fmt.Sprintf("query parameter %q: the path has it already", key)
+		}
+		// Query parameters are for GET. A server of the caller's choice is a connection, and those are opened by POST.
+		if message.FullName() == (&probev1.QueryDNSRequest{}).ProtoReflect().Descriptor().FullName() && field.Name() == "server" {
+			return key, "query parameter \"server\" is for POST /v1/dns, since it opens a connection; GET asks the configured name servers"
+		}
+	}
+	return "", ""
+}
+
+// routingError answers requests that fit no RPC. OPTIONS is told what there is.
+func (t routes) routingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int) {
+	switch httpStatus {
+	case http.StatusMethodNotAllowed:
+		allow := "GET, HEAD, OPTIONS"
+		if _, ok := t["POST "+r.URL.Path]; ok {
+			allow = "POST, OPTIONS"
+		}
+		w.Header().Set("Allow", allow)
+		if r.Method == http.MethodOptions {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		writeStatus(w, httpStatus, requestError(codes.Unimplemented, r.Method+" does not go with "+r.URL.Path+": what opens a connection is POST, what looks up is GET"))
+	case http.StatusNotFound:
+		writeStatus(w, httpStatus, requestError(codes.NotFound, "there is no "+r.URL.Path+": /openapi.json tells what there is"))
+	default:
+		writeStatus(w, httpStatus, requestError(codes.InvalidArgument, "the request cannot be read: "+http.StatusText(httpStatus)))
+	}
 }
