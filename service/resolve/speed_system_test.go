@@ -4,7 +4,6 @@ package resolve
 
 import (
 	"context"
-	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -50,7 +49,12 @@ func TestSpeed(t *testing.T) {
 				ourCPU = (cpuTime() - used) / time.Duration(callers*each)
 				ours = max(ours, float64(callers*each)/time.Since(began).Seconds())
 			}
-			fmt.Printf("%2d callers: %.0f look-ups a second (%v of CPU each), Python %.0f (%v): %.2f times\n", callers, ours, ourCPU, theirs, theirCPU, ours/theirs)
+			t.Logf("%2d callers: %.0f look-ups a second (%v of CPU each), Python %.0f (%v): %.2f times", callers, ours, ourCPU, theirs, theirCPU, ours/theirs)
+			// The rate is bound by the server and by who else is on the machine;
+			// what a look-up costs is not.
+			if ourCPU > theirCPU {
+				t.Errorf("%d callers: a look-up costs %v, Python's %v", callers, ourCPU, theirCPU)
+			}
 		}
 	})
 }
