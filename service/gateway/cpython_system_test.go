@@ -51,6 +51,6 @@ func TestCPythonSocketTests(t *testing.T) {
 		"test_getnameinfo_ipv6_scopeid_symbolic", "test_host_resolution", "test_host_resolution_bad_address")
 	output, err := command.CombinedOutput()
 	if err != nil {
-		t.Errorf("%v (without the suite: apt-get install libpython3-testsuite)\n%s", err, output)
+		t.Errorf("%v (without the suite: apt-get install libpython3.11-testsuite)\n%s", err, output)
 	}
 }
