@@ -18,7 +18,8 @@ type failure struct {
 	reason   Reason
 	errno    int
 	text     string
-	deadline bool // the exchange's own timeout is what ended it
+	deadline bool           // the exchange's own timeout is what ended it
+	lookup   *resolve.Error // of a lookup that failed
 }
 
 // byErrno says what the error numbers of connect(2), send(2) and recv(2) mean.
@@ -130,15 +131,18 @@ func (s *session) ioFailure(phase Phase, err error) *failure {
 
 // resolveFailure is the failure of a lookup.
 func (s *session) resolveFailure(err error) *failure {
+	var lookup *resolve.Error
+	known := errors.As(err, &lookup)
 	if f := s.interrupted(PhaseResolve); f != nil {
+		f.lookup = lookup // whom it asked, and who was silent
 		return f
 	}
 	f := &failure{phase: PhaseResolve, reason: DNSFailure, text: err.Error()}
-	var lookup *resolve.Error
-	if !errors.As(err, &lookup) {
+	if !known {
 		f.reason = Internal
 		return f
 	}
+	f.lookup = lookup
 	switch lookup.Reason {
 	case resolve.NotFound, resolve.BadName:
 		f.reason = NameNotFound

@@ -457,7 +457,11 @@ func (p *paced) handle(c net.Conn) {
 func (p *paced) hook(event Event) error {
 	switch event := event.(type) {
 	case Chunk:
-		p.received.Add(int64(len(event.Data)))
+		n := len(event.Data)
+		if event.Datagram != nil {
+			n = event.Datagram.Length
+		}
+		p.received.Add(int64(n))
 		select {
 		case p.notify <- struct{}{}:
 		default:

@@ -1,6 +1,10 @@
 package exchange
 
-import "time"
+import (
+	"time"
+
+	"probed/service/resolve"
+)
 
 // Phase is how far an exchange got.
 type Phase int
@@ -69,8 +73,9 @@ type Outcome struct {
 	Socket        Socket
 	Attempts      []Attempt // in the order they were begun
 	Timings       Timings
-	TCPInfo       *TCPInfo // nil for other transports
-	FailedStep    int      // NoStep when none did
+	TCPInfo       *TCPInfo       // nil for other transports
+	FailedStep    int            // NoStep when none did
+	Resolution    *resolve.Error // of a failure in RESOLVE, the lookup with its steps; else nil
 }
 
 // Timings tells where the time went; zero: not reached, or no time at all.
@@ -97,6 +102,7 @@ func (o *Outcome) fail(f *failure, target Target) {
 	o.Phase, o.Reason, o.Errno, o.Error = f.phase, f.reason, f.errno, f.text
 	o.Layer = f.reason.layer()
 	o.Hint = hint(f, target)
+	o.Resolution = f.lookup
 	o.EndedBy = EndedByNone
 	if f.deadline {
 		o.EndedBy = EndedByDeadline

@@ -102,6 +102,8 @@ func hint(f *failure, target Target) string {
 		return hintUnixRefused
 	case f.reason == ConnectTimeout && target.IsUnix():
 		return hintUnixTimeout
+	case f.lookup != nil && f.lookup.Reason.Hint() != "": // which knows more than the few reasons for it here
+		return f.lookup.Reason.Hint()
 	}
 	return reasons[f.reason].hint
 }

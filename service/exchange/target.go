@@ -111,10 +111,10 @@ func splitHostService(s string) (host, service, problem string) {
 		return inside, after[1:], ""
 	}
 	i := strings.LastIndexByte(s, ':')
-	if i < 0 {
+	if i < 0 && s != "" {
 		return "", "", fmt.Sprintf("no service: a port or a service name follows the host, as %s:80", s)
 	}
-	host, service = s[:i], s[i+1:]
+	host, service = s[:max(i, 0)], s[i+1:]
 	switch {
 	case host == "":
 		return "", "", "no host: before the colon comes a name or an address; this host itself is 127.0.0.1 or [::1]"
