@@ -168,6 +168,9 @@ func (s *Service) outcomeMessage(o *exchange.Outcome) *probev1.Outcome {
 			Lost:             i.Lost,
 		}
 	}
+	if o.Resolution != nil {
+		message.Resolution = lookupFailure(o.Resolution)
+	}
 	if o.FailedStep != exchange.NoStep {
 		step := uint32(o.FailedStep)
 		message.FailedStep = &step
@@ -235,6 +238,16 @@ func traceMessages(trace []resolve.Step) []*probev1.TraceStep {
 		}
 	}
 	return messages
+}
+
+// lookupFailure is why a lookup failed, with the steps that led there.
+func lookupFailure(err *resolve.Error) *probev1.ResolutionFailure {
+	_, reason := lookupCode(err.Reason)
+	return resolutionFailure(reason.String(), err.Trace, err.Duration, err.Reason.Hint())
+}
+
+func resolutionFailure(reason string, trace []resolve.Step, took time.Duration, hint string) *probev1.ResolutionFailure {
+	return &probev1.ResolutionFailure{Reason: reason, Trace: traceMessages(trace), Duration: duration(took), Hint: hint}
 }
 
 // stepError says in words why a step gave no answer; empty when it gave one.

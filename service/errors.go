@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -102,10 +101,10 @@ func statusOf(err error) error {
 		reason := addressInfo.Code.String()
 		code, meaning := addressInfoCode(addressInfo.Code)
 		return newStatus(code, reason, reason+": "+meaning,
-			failureDetail(reason, addressInfo.Trace, addressInfo.Duration))
+			resolutionFailure(reason, addressInfo.Trace, addressInfo.Duration, addressInfoHint(addressInfo)))
 	case errors.As(err, &lookup):
 		code, reason := lookupCode(lookup.Reason)
-		return newStatus(code, reason.String(), err.Error(), failureDetail(reason.String(), lookup.Trace, lookup.Duration))
+		return newStatus(code, reason.String(), err.Error(), lookupFailure(lookup))
 	case errors.Is(err, context.Canceled):
 		return newStatus(codes.Canceled, probev1.ErrorReason_ERROR_REASON_CANCELLED.String(), "the caller went away")
 	case errors.Is(err, context.DeadlineExceeded):
@@ -185,8 +184,13 @@ func lookupCode(reason resolve.Reason) (codes.Code, probev1.ErrorReason) {
 	return codes.Internal, probev1.ErrorReason_ERROR_REASON_INTERNAL
 }
 
-func failureDetail(reason string, trace []resolve.Step, took time.Duration) *probev1.ResolutionFailure {
-	return &probev1.ResolutionFailure{Reason: reason, Trace: traceMessages(trace), Duration: duration(took)}
+// addressInfoHint is the hint of the walk that a failed getaddrinfo took; empty when nobody was asked.
+func addressInfoHint(err *resolve.GAIError) string {
+	var lookup *resolve.Error
+	if errors.As(err, &lookup) {
+		return lookup.Reason.Hint()
+	}
+	return ""
 }
 
 // validationStatus is what the rules in the contract found wrong.

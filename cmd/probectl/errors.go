@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	probev1 "probed/gen/probe/v1"
 	"probed/service"
 )
 
@@ -52,7 +53,7 @@ func explain(err error) (code int, text, advice string) {
 	case !ok:
 		return exitFailed, err.Error(), ""
 	case fromProbed(s):
-		return codeOf(s), s.Message(), ""
+		return codeOf(s), s.Message(), hintOf(s)
 	case s.Code() == codes.Unimplemented:
 		return exitFailed, "the server does not know this question: " + s.Message(),
 			"Is it a probed, and as new as this probectl?"
@@ -69,6 +70,16 @@ func codeOf(s *status.Status) int {
 		return exitNo
 	}
 	return exitFailed
+}
+
+// hintOf is what such a failure usually means, when the status says.
+func hintOf(s *status.Status) string {
+	for _, detail := range s.Details() {
+		if failure, ok := detail.(*probev1.ResolutionFailure); ok && failure.GetHint() != "" {
+			return "hint: " + failure.GetHint()
+		}
+	}
+	return ""
 }
 
 // fromProbed tells whether a status was made by the service, rather than by gRPC on the way to it.

@@ -80,7 +80,7 @@ func TestEventsAsJSON(t *testing.T) {
 			"endedBy": "ENDED_BY_PEER_CLOSED", "bytesSent": "18", "bytesReceived": "19", "bytesAcknowledged": "18", "bytesUnread": "0", "chunks": "1",
 			"local": "…", "remote": "` + peer.String() + `", "family": "AF_INET", "type": "SOCK_STREAM", "protocol": "IPPROTO_TCP", "attempts": [` + attempt + `],
 			"timings": {"resolve": "…", "connect": "…", "tls": null, "firstByte": "…", "total": "…"},
-			"tcpInfo": "…", "tls": null, "vantage": "…"}}}`,
+			"tcpInfo": "…", "tls": null, "vantage": "…", "resolution": null}}}`,
 	}
 	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
 	if len(lines) != len(want) {

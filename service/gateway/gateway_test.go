@@ -52,7 +52,7 @@ func TestRoutes(t *testing.T) {
 			"attempts": [{"address": "` + echo.String() + `", "ok": true, "reason": "REASON_UNSPECIFIED", "errno": 0, "errnoName": "", "error": "", "start": "…", "duration": "…"}],
 			"timings": {"resolve": null, "connect": "…", "tls": null, "firstByte": null, "total": "…"},
 			"tcpInfo": {"rtt": "…", "rttVar": "…", "retransmits": 0, "mss": "…", "pmtu": "…", "congestionWindow": "…", "unacknowledged": "…", "lost": 0}, "tls": null,
-			"vantage": {"hostname": "here", "pod": "web-0", "namespace": "shop", "node": "n1", "version": "v0"}}}`},
+			"vantage": {"hostname": "here", "pod": "web-0", "namespace": "shop", "node": "n1", "version": "v0"}, "resolution": null}}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

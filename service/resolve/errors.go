@@ -63,6 +63,38 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", int(r))
 }
 
+// Hint is what such a failure usually means on a cluster network, and what to
+// look at. It is empty where there is nothing to add: ReasonNone, Cancelled.
+func (r Reason) Hint() string {
+	switch r {
+	case NotFound:
+		return "No source this host asks knows the name. Check the spelling, and the namespace: from another one a Service is NAME.NAMESPACE.svc.CLUSTER-DOMAIN."
+	case NoData:
+		return "The name exists, without a record of the kind asked for. A headless Service has no address until a pod behind it is ready; IPv6 needs a dual-stack Service."
+	case ServFail:
+		return "The name server could not find out: its own upstream is silent or broken, or DNSSEC validation failed. Look at the log of the cluster DNS."
+	case Refused:
+		return "The name server does not answer this client, or not for this name: its access list or its zones leave it out. A Corefile without a matching server block refuses like this."
+	case Timeout:
+		return "No name server answered. Is the cluster DNS running, and does a network policy let port 53, UDP and TCP, out of here and into it?"
+	case Unreachable:
+		return "Nobody listens for DNS at the address in resolv.conf, or there is no route to it: the cluster DNS has no ready endpoints, or the address is stale."
+	case Malformed:
+		return "What answers on port 53 is no proper name server, or its CNAMEs go round in a circle. A proxy or a firewall may be answering in its place."
+	case BadName:
+		return "This cannot be a host name: it is empty, longer than 253 characters, has an empty label, or a label longer than 63."
+	case NotConfigured:
+		return "nsswitch.conf names no source for hosts that is known here: files, dns, myhostname."
+	case Denied:
+		return "The policy of this probed does not let callers ask this name server."
+	case HandshakeFailed:
+		return "The server answers on the port, and TLS with it fails: it speaks no DNS over TLS there, or its certificate does not fit."
+	case UnknownServerName:
+		return "The name of the name server itself does not resolve here: give its address."
+	}
+	return ""
+}
+
 // Temporary reports whether asking again later may give another answer: all
 // but a name that does not exist, has no such data, or is no name.
 func (r Reason) Temporary() bool {

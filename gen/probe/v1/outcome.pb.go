@@ -1005,7 +1005,9 @@ type Outcome struct {
 	// Where this was seen from.
 	Vantage *Vantage `protobuf:"bytes,24,opt,name=vantage,proto3" json:"vantage,omitempty"`
 	// The step that failed, counted from 0; unset when none did, or when there were no steps.
-	FailedStep    *uint32 `protobuf:"varint,25,opt,name=failed_step,json=failedStep,proto3,oneof" json:"failed_step,omitempty"`
+	FailedStep *uint32 `protobuf:"varint,25,opt,name=failed_step,json=failedStep,proto3,oneof" json:"failed_step,omitempty"`
+	// Of a failure in RESOLVE, every step of the lookup; else unset.
+	Resolution    *ResolutionFailure `protobuf:"bytes,26,opt,name=resolution,proto3" json:"resolution,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1215,11 +1217,18 @@ func (x *Outcome) GetFailedStep() uint32 {
 	return 0
 }
 
+func (x *Outcome) GetResolution() *ResolutionFailure {
+	if x != nil {
+		return x.Resolution
+	}
+	return nil
+}
+
 var File_probe_v1_outcome_proto protoreflect.FileDescriptor
 
 const file_probe_v1_outcome_proto_rawDesc = "" +
 	"\n" +
-	"\x16probe/v1/outcome.proto\x12\bprobe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15probe/v1/socket.proto\"\x90\x02\n" +
+	"\x16probe/v1/outcome.proto\x12\bprobe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19probe/v1/resolution.proto\x1a\x15probe/v1/socket.proto\"\x90\x02\n" +
 	"\aAttempt\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12(\n" +
@@ -1265,7 +1274,7 @@ const file_probe_v1_outcome_proto_rawDesc = "" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\"\xb7\a\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\"\xf4\a\n" +
 	"\aOutcome\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12%\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x0f.probe.v1.PhaseR\x05phase\x12%\n" +
@@ -1295,7 +1304,10 @@ const file_probe_v1_outcome_proto_rawDesc = "" +
 	"\x03tls\x18\x17 \x01(\v2\x11.probe.v1.TlsInfoR\x03tls\x12+\n" +
 	"\avantage\x18\x18 \x01(\v2\x11.probe.v1.VantageR\avantage\x12$\n" +
 	"\vfailed_step\x18\x19 \x01(\rH\x01R\n" +
-	"failedStep\x88\x01\x01B\x15\n" +
+	"failedStep\x88\x01\x01\x12;\n" +
+	"\n" +
+	"resolution\x18\x1a \x01(\v2\x1b.probe.v1.ResolutionFailureR\n" +
+	"resolutionB\x15\n" +
 	"\x13_bytes_acknowledgedB\x0e\n" +
 	"\f_failed_step*\x99\x01\n" +
 	"\x05Phase\x12\x15\n" +
@@ -1389,6 +1401,7 @@ var file_probe_v1_outcome_proto_goTypes = []any{
 	(AddressFamily)(0),            // 13: probe.v1.AddressFamily
 	(SocketType)(0),               // 14: probe.v1.SocketType
 	(IpProtocol)(0),               // 15: probe.v1.IpProtocol
+	(*ResolutionFailure)(nil),     // 16: probe.v1.ResolutionFailure
 }
 var file_probe_v1_outcome_proto_depIdxs = []int32{
 	2,  // 0: probe.v1.Attempt.reason:type_name -> probe.v1.Reason
@@ -1416,11 +1429,12 @@ var file_probe_v1_outcome_proto_depIdxs = []int32{
 	6,  // 22: probe.v1.Outcome.tcp_info:type_name -> probe.v1.TcpInfo
 	8,  // 23: probe.v1.Outcome.tls:type_name -> probe.v1.TlsInfo
 	9,  // 24: probe.v1.Outcome.vantage:type_name -> probe.v1.Vantage
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	16, // 25: probe.v1.Outcome.resolution:type_name -> probe.v1.ResolutionFailure
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_probe_v1_outcome_proto_init() }
@@ -1428,6 +1442,7 @@ func file_probe_v1_outcome_proto_init() {
 	if File_probe_v1_outcome_proto != nil {
 		return
 	}
+	file_probe_v1_resolution_proto_init()
 	file_probe_v1_socket_proto_init()
 	file_probe_v1_outcome_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}

@@ -81,189 +81,6 @@ func (DNSTransport) EnumDescriptor() ([]byte, []int) {
 	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{0}
 }
 
-// TraceStep is one thing that was asked on the way to an answer.
-type TraceStep struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who was asked: `literal`, `localhost`, `files`, `dns`, `myhostname`; a source of nsswitch.conf that probed does not
-	// speak stands by its name, with `skipped` as error.
-	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	// The full name asked for, as `web.default.svc.cluster.local.`.
-	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// The type of record, as `A`; empty where there are no types.
-	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
-	// The name server, as `10.96.0.10:53`; empty where there is none.
-	Server string `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"`
-	// `udp`, `tcp` or `tls`; empty where there is none.
-	Transport string `protobuf:"bytes,5,opt,name=transport,proto3" json:"transport,omitempty"`
-	// The answer's code, as `NOERROR`, `NXDOMAIN`; empty when no answer came.
-	Rcode string `protobuf:"bytes,6,opt,name=rcode,proto3" json:"rcode,omitempty"`
-	// The records or addresses of the answer, in presentation form.
-	Answers []string `protobuf:"bytes,7,rep,name=answers,proto3" json:"answers,omitempty"`
-	// How long this step took.
-	Duration *durationpb.Duration `protobuf:"bytes,8,opt,name=duration,proto3" json:"duration,omitempty"`
-	// What went wrong in this step; empty when nothing did.
-	Error         string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TraceStep) Reset() {
-	*x = TraceStep{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[0]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TraceStep) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TraceStep) ProtoMessage() {}
-
-func (x *TraceStep) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[0]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TraceStep.ProtoReflect.Descriptor instead.
-func (*TraceStep) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{0}
-}
-
-func (x *TraceStep) GetSource() string {
-	if x != nil {
-		return x.Source
-	}
-	return ""
-}
-
-func (x *TraceStep) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *TraceStep) GetType() string {
-	if x != nil {
-		return x.Type
-	}
-	return ""
-}
-
-func (x *TraceStep) GetServer() string {
-	if x != nil {
-		return x.Server
-	}
-	return ""
-}
-
-func (x *TraceStep) GetTransport() string {
-	if x != nil {
-		return x.Transport
-	}
-	return ""
-}
-
-func (x *TraceStep) GetRcode() string {
-	if x != nil {
-		return x.Rcode
-	}
-	return ""
-}
-
-func (x *TraceStep) GetAnswers() []string {
-	if x != nil {
-		return x.Answers
-	}
-	return nil
-}
-
-func (x *TraceStep) GetDuration() *durationpb.Duration {
-	if x != nil {
-		return x.Duration
-	}
-	return nil
-}
-
-func (x *TraceStep) GetError() string {
-	if x != nil {
-		return x.Error
-	}
-	return ""
-}
-
-// ResolutionFailure is the detail of a status that says why a name or an address could not be resolved.
-type ResolutionFailure struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The cause: an `ErrorReason`, or the C name of an `AddressInfoError`.
-	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Every step that was taken.
-	Trace []*TraceStep `protobuf:"bytes,2,rep,name=trace,proto3" json:"trace,omitempty"`
-	// How long it took.
-	Duration      *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ResolutionFailure) Reset() {
-	*x = ResolutionFailure{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ResolutionFailure) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ResolutionFailure) ProtoMessage() {}
-
-func (x *ResolutionFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ResolutionFailure.ProtoReflect.Descriptor instead.
-func (*ResolutionFailure) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *ResolutionFailure) GetReason() string {
-	if x != nil {
-		return x.Reason
-	}
-	return ""
-}
-
-func (x *ResolutionFailure) GetTrace() []*TraceStep {
-	if x != nil {
-		return x.Trace
-	}
-	return nil
-}
-
-func (x *ResolutionFailure) GetDuration() *durationpb.Duration {
-	if x != nil {
-		return x.Duration
-	}
-	return nil
-}
-
 // GetHostnameRequest has nothing to say.
 type GetHostnameRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -273,7 +90,7 @@ type GetHostnameRequest struct {
 
 func (x *GetHostnameRequest) Reset() {
 	*x = GetHostnameRequest{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[2]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -285,7 +102,7 @@ func (x *GetHostnameRequest) String() string {
 func (*GetHostnameRequest) ProtoMessage() {}
 
 func (x *GetHostnameRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[2]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -298,7 +115,7 @@ func (x *GetHostnameRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostnameRequest.ProtoReflect.Descriptor instead.
 func (*GetHostnameRequest) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{2}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{0}
 }
 
 // GetHostnameResponse is the host's name.
@@ -316,7 +133,7 @@ type GetHostnameResponse struct {
 
 func (x *GetHostnameResponse) Reset() {
 	*x = GetHostnameResponse{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[3]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -328,7 +145,7 @@ func (x *GetHostnameResponse) String() string {
 func (*GetHostnameResponse) ProtoMessage() {}
 
 func (x *GetHostnameResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[3]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -341,7 +158,7 @@ func (x *GetHostnameResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostnameResponse.ProtoReflect.Descriptor instead.
 func (*GetHostnameResponse) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{3}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *GetHostnameResponse) GetHostname() string {
@@ -374,7 +191,7 @@ type DescribeVantageRequest struct {
 
 func (x *DescribeVantageRequest) Reset() {
 	*x = DescribeVantageRequest{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[4]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -386,7 +203,7 @@ func (x *DescribeVantageRequest) String() string {
 func (*DescribeVantageRequest) ProtoMessage() {}
 
 func (x *DescribeVantageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[4]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -399,7 +216,7 @@ func (x *DescribeVantageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeVantageRequest.ProtoReflect.Descriptor instead.
 func (*DescribeVantageRequest) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{4}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{2}
 }
 
 // DescribeVantageResponse is where probed runs, as far as the network is concerned.
@@ -427,7 +244,7 @@ type DescribeVantageResponse struct {
 
 func (x *DescribeVantageResponse) Reset() {
 	*x = DescribeVantageResponse{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[5]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +256,7 @@ func (x *DescribeVantageResponse) String() string {
 func (*DescribeVantageResponse) ProtoMessage() {}
 
 func (x *DescribeVantageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[5]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +269,7 @@ func (x *DescribeVantageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeVantageResponse.ProtoReflect.Descriptor instead.
 func (*DescribeVantageResponse) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{5}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *DescribeVantageResponse) GetHostname() string {
@@ -530,7 +347,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[6]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +359,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[6]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +372,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{6}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Interface) GetName() string {
@@ -610,7 +427,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[7]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +439,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[7]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +452,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{7}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Route) GetFamily() AddressFamily {
@@ -691,7 +508,7 @@ type ResolverConfiguration struct {
 
 func (x *ResolverConfiguration) Reset() {
 	*x = ResolverConfiguration{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[8]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +520,7 @@ func (x *ResolverConfiguration) String() string {
 func (*ResolverConfiguration) ProtoMessage() {}
 
 func (x *ResolverConfiguration) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[8]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +533,7 @@ func (x *ResolverConfiguration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolverConfiguration.ProtoReflect.Descriptor instead.
 func (*ResolverConfiguration) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{8}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ResolverConfiguration) GetNameservers() []string {
@@ -790,7 +607,7 @@ type LookupHostRequest struct {
 
 func (x *LookupHostRequest) Reset() {
 	*x = LookupHostRequest{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[9]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +619,7 @@ func (x *LookupHostRequest) String() string {
 func (*LookupHostRequest) ProtoMessage() {}
 
 func (x *LookupHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[9]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +632,7 @@ func (x *LookupHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupHostRequest.ProtoReflect.Descriptor instead.
 func (*LookupHostRequest) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{9}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LookupHostRequest) GetHost() string {
@@ -862,7 +679,7 @@ type LookupHostResponse struct {
 
 func (x *LookupHostResponse) Reset() {
 	*x = LookupHostResponse{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[10]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +691,7 @@ func (x *LookupHostResponse) String() string {
 func (*LookupHostResponse) ProtoMessage() {}
 
 func (x *LookupHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[10]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +704,7 @@ func (x *LookupHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupHostResponse.ProtoReflect.Descriptor instead.
 func (*LookupHostResponse) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{10}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LookupHostResponse) GetCanonicalName() string {
@@ -952,7 +769,7 @@ type LookupAddressRequest struct {
 
 func (x *LookupAddressRequest) Reset() {
 	*x = LookupAddressRequest{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[11]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +781,7 @@ func (x *LookupAddressRequest) String() string {
 func (*LookupAddressRequest) ProtoMessage() {}
 
 func (x *LookupAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[11]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +794,7 @@ func (x *LookupAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAddressRequest.ProtoReflect.Descriptor instead.
 func (*LookupAddressRequest) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{11}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LookupAddressRequest) GetAddress() string {
@@ -1017,7 +834,7 @@ type LookupAddressResponse struct {
 
 func (x *LookupAddressResponse) Reset() {
 	*x = LookupAddressResponse{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[12]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +846,7 @@ func (x *LookupAddressResponse) String() string {
 func (*LookupAddressResponse) ProtoMessage() {}
 
 func (x *LookupAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[12]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +859,7 @@ func (x *LookupAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAddressResponse.ProtoReflect.Descriptor instead.
 func (*LookupAddressResponse) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{12}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LookupAddressResponse) GetCanonicalName() string {
@@ -1118,7 +935,7 @@ type GetAddressInfoRequest struct {
 
 func (x *GetAddressInfoRequest) Reset() {
 	*x = GetAddressInfoRequest{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[13]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +947,7 @@ func (x *GetAddressInfoRequest) String() string {
 func (*GetAddressInfoRequest) ProtoMessage() {}
 
 func (x *GetAddressInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[13]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +960,7 @@ func (x *GetAddressInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAddressInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetAddressInfoRequest) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{13}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetAddressInfoRequest) GetHost() string {
@@ -1199,7 +1016,7 @@ type GetAddressInfoResponse struct {
 
 func (x *GetAddressInfoResponse) Reset() {
 	*x = GetAddressInfoResponse{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[14]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1028,7 @@ func (x *GetAddressInfoResponse) String() string {
 func (*GetAddressInfoResponse) ProtoMessage() {}
 
 func (x *GetAddressInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[14]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1041,7 @@ func (x *GetAddressInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAddressInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetAddressInfoResponse) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{14}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetAddressInfoResponse) GetAddresses() []*AddressInfo {
@@ -1253,7 +1070,7 @@ type AddressInfo struct {
 
 func (x *AddressInfo) Reset() {
 	*x = AddressInfo{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[15]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1082,7 @@ func (x *AddressInfo) String() string {
 func (*AddressInfo) ProtoMessage() {}
 
 func (x *AddressInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[15]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1095,7 @@ func (x *AddressInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressInfo.ProtoReflect.Descriptor instead.
 func (*AddressInfo) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{15}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AddressInfo) GetFamily() AddressFamily {
@@ -1333,7 +1150,7 @@ type SocketAddress struct {
 
 func (x *SocketAddress) Reset() {
 	*x = SocketAddress{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[16]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1162,7 @@ func (x *SocketAddress) String() string {
 func (*SocketAddress) ProtoMessage() {}
 
 func (x *SocketAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[16]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1175,7 @@ func (x *SocketAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SocketAddress.ProtoReflect.Descriptor instead.
 func (*SocketAddress) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{16}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SocketAddress) GetIp() string {
@@ -1404,7 +1221,7 @@ type GetNameInfoRequest struct {
 
 func (x *GetNameInfoRequest) Reset() {
 	*x = GetNameInfoRequest{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[17]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1233,7 @@ func (x *GetNameInfoRequest) String() string {
 func (*GetNameInfoRequest) ProtoMessage() {}
 
 func (x *GetNameInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[17]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1246,7 @@ func (x *GetNameInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNameInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetNameInfoRequest) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{17}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetNameInfoRequest) GetAddress() string {
@@ -1466,7 +1283,7 @@ type GetNameInfoResponse struct {
 
 func (x *GetNameInfoResponse) Reset() {
 	*x = GetNameInfoResponse{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[18]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1295,7 @@ func (x *GetNameInfoResponse) String() string {
 func (*GetNameInfoResponse) ProtoMessage() {}
 
 func (x *GetNameInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[18]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1308,7 @@ func (x *GetNameInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNameInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetNameInfoResponse) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{18}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetNameInfoResponse) GetHost() string {
@@ -1526,7 +1343,7 @@ type QueryDNSRequest struct {
 
 func (x *QueryDNSRequest) Reset() {
 	*x = QueryDNSRequest{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[19]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1355,7 @@ func (x *QueryDNSRequest) String() string {
 func (*QueryDNSRequest) ProtoMessage() {}
 
 func (x *QueryDNSRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[19]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1368,7 @@ func (x *QueryDNSRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryDNSRequest.ProtoReflect.Descriptor instead.
 func (*QueryDNSRequest) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{19}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *QueryDNSRequest) GetName() string {
@@ -1607,7 +1424,7 @@ type QueryDNSResponse struct {
 
 func (x *QueryDNSResponse) Reset() {
 	*x = QueryDNSResponse{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[20]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1436,7 @@ func (x *QueryDNSResponse) String() string {
 func (*QueryDNSResponse) ProtoMessage() {}
 
 func (x *QueryDNSResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[20]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1449,7 @@ func (x *QueryDNSResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryDNSResponse.ProtoReflect.Descriptor instead.
 func (*QueryDNSResponse) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{20}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *QueryDNSResponse) GetRcode() string {
@@ -1714,7 +1531,7 @@ type DNSFlags struct {
 
 func (x *DNSFlags) Reset() {
 	*x = DNSFlags{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[21]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1543,7 @@ func (x *DNSFlags) String() string {
 func (*DNSFlags) ProtoMessage() {}
 
 func (x *DNSFlags) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[21]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1556,7 @@ func (x *DNSFlags) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNSFlags.ProtoReflect.Descriptor instead.
 func (*DNSFlags) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{21}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DNSFlags) GetResponse() bool {
@@ -1810,7 +1627,7 @@ type DNSRecord struct {
 
 func (x *DNSRecord) Reset() {
 	*x = DNSRecord{}
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[22]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1639,7 @@ func (x *DNSRecord) String() string {
 func (*DNSRecord) ProtoMessage() {}
 
 func (x *DNSRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_resolver_service_proto_msgTypes[22]
+	mi := &file_probe_v1_resolver_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +1652,7 @@ func (x *DNSRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNSRecord.ProtoReflect.Descriptor instead.
 func (*DNSRecord) Descriptor() ([]byte, []int) {
-	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{22}
+	return file_probe_v1_resolver_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DNSRecord) GetName() string {
@@ -1877,21 +1694,7 @@ var File_probe_v1_resolver_service_proto protoreflect.FileDescriptor
 
 const file_probe_v1_resolver_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fprobe/v1/resolver_service.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x15probe/v1/socket.proto\"\xfe\x01\n" +
-	"\tTraceStep\x12\x16\n" +
-	"\x06source\x18\x01 \x01(\tR\x06source\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
-	"\x04type\x18\x03 \x01(\tR\x04type\x12\x16\n" +
-	"\x06server\x18\x04 \x01(\tR\x06server\x12\x1c\n" +
-	"\ttransport\x18\x05 \x01(\tR\ttransport\x12\x14\n" +
-	"\x05rcode\x18\x06 \x01(\tR\x05rcode\x12\x18\n" +
-	"\aanswers\x18\a \x03(\tR\aanswers\x125\n" +
-	"\bduration\x18\b \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error\"\x8d\x01\n" +
-	"\x11ResolutionFailure\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\x12)\n" +
-	"\x05trace\x18\x02 \x03(\v2\x13.probe.v1.TraceStepR\x05trace\x125\n" +
-	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\"\x14\n" +
+	"\x1fprobe/v1/resolver_service.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x19probe/v1/resolution.proto\x1a\x15probe/v1/socket.proto\"\x14\n" +
 	"\x12GetHostnameRequest\"v\n" +
 	"\x13GetHostnameResponse\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12%\n" +
@@ -2044,89 +1847,85 @@ func file_probe_v1_resolver_service_proto_rawDescGZIP() []byte {
 }
 
 var file_probe_v1_resolver_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_probe_v1_resolver_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_probe_v1_resolver_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_probe_v1_resolver_service_proto_goTypes = []any{
 	(DNSTransport)(0),               // 0: probe.v1.DNSTransport
-	(*TraceStep)(nil),               // 1: probe.v1.TraceStep
-	(*ResolutionFailure)(nil),       // 2: probe.v1.ResolutionFailure
-	(*GetHostnameRequest)(nil),      // 3: probe.v1.GetHostnameRequest
-	(*GetHostnameResponse)(nil),     // 4: probe.v1.GetHostnameResponse
-	(*DescribeVantageRequest)(nil),  // 5: probe.v1.DescribeVantageRequest
-	(*DescribeVantageResponse)(nil), // 6: probe.v1.DescribeVantageResponse
-	(*Interface)(nil),               // 7: probe.v1.Interface
-	(*Route)(nil),                   // 8: probe.v1.Route
-	(*ResolverConfiguration)(nil),   // 9: probe.v1.ResolverConfiguration
-	(*LookupHostRequest)(nil),       // 10: probe.v1.LookupHostRequest
-	(*LookupHostResponse)(nil),      // 11: probe.v1.LookupHostResponse
-	(*LookupAddressRequest)(nil),    // 12: probe.v1.LookupAddressRequest
-	(*LookupAddressResponse)(nil),   // 13: probe.v1.LookupAddressResponse
-	(*GetAddressInfoRequest)(nil),   // 14: probe.v1.GetAddressInfoRequest
-	(*GetAddressInfoResponse)(nil),  // 15: probe.v1.GetAddressInfoResponse
-	(*AddressInfo)(nil),             // 16: probe.v1.AddressInfo
-	(*SocketAddress)(nil),           // 17: probe.v1.SocketAddress
-	(*GetNameInfoRequest)(nil),      // 18: probe.v1.GetNameInfoRequest
-	(*GetNameInfoResponse)(nil),     // 19: probe.v1.GetNameInfoResponse
-	(*QueryDNSRequest)(nil),         // 20: probe.v1.QueryDNSRequest
-	(*QueryDNSResponse)(nil),        // 21: probe.v1.QueryDNSResponse
-	(*DNSFlags)(nil),                // 22: probe.v1.DNSFlags
-	(*DNSRecord)(nil),               // 23: probe.v1.DNSRecord
-	(*durationpb.Duration)(nil),     // 24: google.protobuf.Duration
-	(AddressFamily)(0),              // 25: probe.v1.AddressFamily
-	(SocketType)(0),                 // 26: probe.v1.SocketType
-	(IpProtocol)(0),                 // 27: probe.v1.IpProtocol
-	(AddressInfoFlag)(0),            // 28: probe.v1.AddressInfoFlag
-	(NameInfoFlag)(0),               // 29: probe.v1.NameInfoFlag
+	(*GetHostnameRequest)(nil),      // 1: probe.v1.GetHostnameRequest
+	(*GetHostnameResponse)(nil),     // 2: probe.v1.GetHostnameResponse
+	(*DescribeVantageRequest)(nil),  // 3: probe.v1.DescribeVantageRequest
+	(*DescribeVantageResponse)(nil), // 4: probe.v1.DescribeVantageResponse
+	(*Interface)(nil),               // 5: probe.v1.Interface
+	(*Route)(nil),                   // 6: probe.v1.Route
+	(*ResolverConfiguration)(nil),   // 7: probe.v1.ResolverConfiguration
+	(*LookupHostRequest)(nil),       // 8: probe.v1.LookupHostRequest
+	(*LookupHostResponse)(nil),      // 9: probe.v1.LookupHostResponse
+	(*LookupAddressRequest)(nil),    // 10: probe.v1.LookupAddressRequest
+	(*LookupAddressResponse)(nil),   // 11: probe.v1.LookupAddressResponse
+	(*GetAddressInfoRequest)(nil),   // 12: probe.v1.GetAddressInfoRequest
+	(*GetAddressInfoResponse)(nil),  // 13: probe.v1.GetAddressInfoResponse
+	(*AddressInfo)(nil),             // 14: probe.v1.AddressInfo
+	(*SocketAddress)(nil),           // 15: probe.v1.SocketAddress
+	(*GetNameInfoRequest)(nil),      // 16: probe.v1.GetNameInfoRequest
+	(*GetNameInfoResponse)(nil),     // 17: probe.v1.GetNameInfoResponse
+	(*QueryDNSRequest)(nil),         // 18: probe.v1.QueryDNSRequest
+	(*QueryDNSResponse)(nil),        // 19: probe.v1.QueryDNSResponse
+	(*DNSFlags)(nil),                // 20: probe.v1.DNSFlags
+	(*DNSRecord)(nil),               // 21: probe.v1.DNSRecord
+	(AddressFamily)(0),              // 22: probe.v1.AddressFamily
+	(*durationpb.Duration)(nil),     // 23: google.protobuf.Duration
+	(*TraceStep)(nil),               // 24: probe.v1.TraceStep
+	(SocketType)(0),                 // 25: probe.v1.SocketType
+	(IpProtocol)(0),                 // 26: probe.v1.IpProtocol
+	(AddressInfoFlag)(0),            // 27: probe.v1.AddressInfoFlag
+	(NameInfoFlag)(0),               // 28: probe.v1.NameInfoFlag
 }
 var file_probe_v1_resolver_service_proto_depIdxs = []int32{
-	24, // 0: probe.v1.TraceStep.duration:type_name -> google.protobuf.Duration
-	1,  // 1: probe.v1.ResolutionFailure.trace:type_name -> probe.v1.TraceStep
-	24, // 2: probe.v1.ResolutionFailure.duration:type_name -> google.protobuf.Duration
-	7,  // 3: probe.v1.DescribeVantageResponse.interfaces:type_name -> probe.v1.Interface
-	8,  // 4: probe.v1.DescribeVantageResponse.default_routes:type_name -> probe.v1.Route
-	9,  // 5: probe.v1.DescribeVantageResponse.resolver:type_name -> probe.v1.ResolverConfiguration
-	25, // 6: probe.v1.Route.family:type_name -> probe.v1.AddressFamily
-	24, // 7: probe.v1.ResolverConfiguration.timeout:type_name -> google.protobuf.Duration
-	25, // 8: probe.v1.LookupHostRequest.family:type_name -> probe.v1.AddressFamily
-	1,  // 9: probe.v1.LookupHostResponse.trace:type_name -> probe.v1.TraceStep
-	24, // 10: probe.v1.LookupHostResponse.duration:type_name -> google.protobuf.Duration
-	1,  // 11: probe.v1.LookupAddressResponse.trace:type_name -> probe.v1.TraceStep
-	24, // 12: probe.v1.LookupAddressResponse.duration:type_name -> google.protobuf.Duration
-	25, // 13: probe.v1.GetAddressInfoRequest.family:type_name -> probe.v1.AddressFamily
-	26, // 14: probe.v1.GetAddressInfoRequest.type:type_name -> probe.v1.SocketType
-	27, // 15: probe.v1.GetAddressInfoRequest.protocol:type_name -> probe.v1.IpProtocol
-	28, // 16: probe.v1.GetAddressInfoRequest.flags:type_name -> probe.v1.AddressInfoFlag
-	16, // 17: probe.v1.GetAddressInfoResponse.addresses:type_name -> probe.v1.AddressInfo
-	25, // 18: probe.v1.AddressInfo.family:type_name -> probe.v1.AddressFamily
-	26, // 19: probe.v1.AddressInfo.type:type_name -> probe.v1.SocketType
-	27, // 20: probe.v1.AddressInfo.protocol:type_name -> probe.v1.IpProtocol
-	17, // 21: probe.v1.AddressInfo.address:type_name -> probe.v1.SocketAddress
-	29, // 22: probe.v1.GetNameInfoRequest.flags:type_name -> probe.v1.NameInfoFlag
-	0,  // 23: probe.v1.QueryDNSRequest.transport:type_name -> probe.v1.DNSTransport
-	22, // 24: probe.v1.QueryDNSResponse.flags:type_name -> probe.v1.DNSFlags
-	23, // 25: probe.v1.QueryDNSResponse.answers:type_name -> probe.v1.DNSRecord
-	23, // 26: probe.v1.QueryDNSResponse.authority:type_name -> probe.v1.DNSRecord
-	23, // 27: probe.v1.QueryDNSResponse.additional:type_name -> probe.v1.DNSRecord
-	0,  // 28: probe.v1.QueryDNSResponse.transport:type_name -> probe.v1.DNSTransport
-	24, // 29: probe.v1.QueryDNSResponse.duration:type_name -> google.protobuf.Duration
-	3,  // 30: probe.v1.ResolverService.GetHostname:input_type -> probe.v1.GetHostnameRequest
-	5,  // 31: probe.v1.ResolverService.DescribeVantage:input_type -> probe.v1.DescribeVantageRequest
-	10, // 32: probe.v1.ResolverService.LookupHost:input_type -> probe.v1.LookupHostRequest
-	12, // 33: probe.v1.ResolverService.LookupAddress:input_type -> probe.v1.LookupAddressRequest
-	14, // 34: probe.v1.ResolverService.GetAddressInfo:input_type -> probe.v1.GetAddressInfoRequest
-	18, // 35: probe.v1.ResolverService.GetNameInfo:input_type -> probe.v1.GetNameInfoRequest
-	20, // 36: probe.v1.ResolverService.QueryDNS:input_type -> probe.v1.QueryDNSRequest
-	4,  // 37: probe.v1.ResolverService.GetHostname:output_type -> probe.v1.GetHostnameResponse
-	6,  // 38: probe.v1.ResolverService.DescribeVantage:output_type -> probe.v1.DescribeVantageResponse
-	11, // 39: probe.v1.ResolverService.LookupHost:output_type -> probe.v1.LookupHostResponse
-	13, // 40: probe.v1.ResolverService.LookupAddress:output_type -> probe.v1.LookupAddressResponse
-	15, // 41: probe.v1.ResolverService.GetAddressInfo:output_type -> probe.v1.GetAddressInfoResponse
-	19, // 42: probe.v1.ResolverService.GetNameInfo:output_type -> probe.v1.GetNameInfoResponse
-	21, // 43: probe.v1.ResolverService.QueryDNS:output_type -> probe.v1.QueryDNSResponse
-	37, // [37:44] is the sub-list for method output_type
-	30, // [30:37] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	5,  // 0: probe.v1.DescribeVantageResponse.interfaces:type_name -> probe.v1.Interface
+	6,  // 1: probe.v1.DescribeVantageResponse.default_routes:type_name -> probe.v1.Route
+	7,  // 2: probe.v1.DescribeVantageResponse.resolver:type_name -> probe.v1.ResolverConfiguration
+	22, // 3: probe.v1.Route.family:type_name -> probe.v1.AddressFamily
+	23, // 4: probe.v1.ResolverConfiguration.timeout:type_name -> google.protobuf.Duration
+	22, // 5: probe.v1.LookupHostRequest.family:type_name -> probe.v1.AddressFamily
+	24, // 6: probe.v1.LookupHostResponse.trace:type_name -> probe.v1.TraceStep
+	23, // 7: probe.v1.LookupHostResponse.duration:type_name -> google.protobuf.Duration
+	24, // 8: probe.v1.LookupAddressResponse.trace:type_name -> probe.v1.TraceStep
+	23, // 9: probe.v1.LookupAddressResponse.duration:type_name -> google.protobuf.Duration
+	22, // 10: probe.v1.GetAddressInfoRequest.family:type_name -> probe.v1.AddressFamily
+	25, // 11: probe.v1.GetAddressInfoRequest.type:type_name -> probe.v1.SocketType
+	26, // 12: probe.v1.GetAddressInfoRequest.protocol:type_name -> probe.v1.IpProtocol
+	27, // 13: probe.v1.GetAddressInfoRequest.flags:type_name -> probe.v1.AddressInfoFlag
+	14, // 14: probe.v1.GetAddressInfoResponse.addresses:type_name -> probe.v1.AddressInfo
+	22, // 15: probe.v1.AddressInfo.family:type_name -> probe.v1.AddressFamily
+	25, // 16: probe.v1.AddressInfo.type:type_name -> probe.v1.SocketType
+	26, // 17: probe.v1.AddressInfo.protocol:type_name -> probe.v1.IpProtocol
+	15, // 18: probe.v1.AddressInfo.address:type_name -> probe.v1.SocketAddress
+	28, // 19: probe.v1.GetNameInfoRequest.flags:type_name -> probe.v1.NameInfoFlag
+	0,  // 20: probe.v1.QueryDNSRequest.transport:type_name -> probe.v1.DNSTransport
+	20, // 21: probe.v1.QueryDNSResponse.flags:type_name -> probe.v1.DNSFlags
+	21, // 22: probe.v1.QueryDNSResponse.answers:type_name -> probe.v1.DNSRecord
+	21, // 23: probe.v1.QueryDNSResponse.authority:type_name -> probe.v1.DNSRecord
+	21, // 24: probe.v1.QueryDNSResponse.additional:type_name -> probe.v1.DNSRecord
+	0,  // 25: probe.v1.QueryDNSResponse.transport:type_name -> probe.v1.DNSTransport
+	23, // 26: probe.v1.QueryDNSResponse.duration:type_name -> google.protobuf.Duration
+	1,  // 27: probe.v1.ResolverService.GetHostname:input_type -> probe.v1.GetHostnameRequest
+	3,  // 28: probe.v1.ResolverService.DescribeVantage:input_type -> probe.v1.DescribeVantageRequest
+	8,  // 29: probe.v1.ResolverService.LookupHost:input_type -> probe.v1.LookupHostRequest
+	10, // 30: probe.v1.ResolverService.LookupAddress:input_type -> probe.v1.LookupAddressRequest
+	12, // 31: probe.v1.ResolverService.GetAddressInfo:input_type -> probe.v1.GetAddressInfoRequest
+	16, // 32: probe.v1.ResolverService.GetNameInfo:input_type -> probe.v1.GetNameInfoRequest
+	18, // 33: probe.v1.ResolverService.QueryDNS:input_type -> probe.v1.QueryDNSRequest
+	2,  // 34: probe.v1.ResolverService.GetHostname:output_type -> probe.v1.GetHostnameResponse
+	4,  // 35: probe.v1.ResolverService.DescribeVantage:output_type -> probe.v1.DescribeVantageResponse
+	9,  // 36: probe.v1.ResolverService.LookupHost:output_type -> probe.v1.LookupHostResponse
+	11, // 37: probe.v1.ResolverService.LookupAddress:output_type -> probe.v1.LookupAddressResponse
+	13, // 38: probe.v1.ResolverService.GetAddressInfo:output_type -> probe.v1.GetAddressInfoResponse
+	17, // 39: probe.v1.ResolverService.GetNameInfo:output_type -> probe.v1.GetNameInfoResponse
+	19, // 40: probe.v1.ResolverService.QueryDNS:output_type -> probe.v1.QueryDNSResponse
+	34, // [34:41] is the sub-list for method output_type
+	27, // [27:34] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_probe_v1_resolver_service_proto_init() }
@@ -2134,15 +1933,16 @@ func file_probe_v1_resolver_service_proto_init() {
 	if File_probe_v1_resolver_service_proto != nil {
 		return
 	}
+	file_probe_v1_resolution_proto_init()
 	file_probe_v1_socket_proto_init()
-	file_probe_v1_resolver_service_proto_msgTypes[13].OneofWrappers = []any{}
+	file_probe_v1_resolver_service_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_probe_v1_resolver_service_proto_rawDesc), len(file_probe_v1_resolver_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
