@@ -35,6 +35,9 @@ The exit code is 0 if all of them could be reached.`,
 				if command.Flags().Changed("timeout") {
 					request.Timeout = durationpb.New(timeout)
 				}
+				if err := checkText(request); err != nil {
+					return err
+				}
 				requests = append(requests, request)
 			}
 			return t.connect(command.Context(), requests)

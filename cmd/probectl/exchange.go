@@ -109,7 +109,7 @@ func (f *exchangeFlags) request(t *tool, target string, given func(flag string) 
 		}
 		request.Steps = append(request.Steps, step)
 	}
-	return request, nil
+	return request, checkText(request)
 }
 
 // readFile reads what is to be sent.
@@ -186,7 +186,7 @@ func (t *tool) receive(s *server, stream grpc.ServerStreamingClient[probev1.Exch
 			outcome = event.GetOutcome()
 		}
 		if err := progress.during(event.GetChunk(), func() error { return show(event) }); err != nil {
-			return nil, &exitError{code: exitFailed, text: fmt.Sprintf("cannot write the answer: %v", err)}
+			return nil, err
 		}
 	}
 }

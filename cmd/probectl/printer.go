@@ -100,11 +100,14 @@ func (p *printer) exact(data []byte) error {
 	return p.failure()
 }
 
-// failure is the first failed write, or nil.
+// failure is about the first failed write, or nil.
 func (p *printer) failure() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.err
+	if p.err != nil {
+		return fmt.Errorf("cannot write the answer: %w", p.err)
+	}
+	return nil
 }
 
 // status shows text in place of the status before, on a terminal and on a line that is otherwise empty; the empty text
@@ -135,14 +138,14 @@ func (p *printer) midLine() bool {
 // close prints what was held back, and tells the first write that failed.
 func (p *printer) close() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	var out []byte
 	for _, b := range p.held {
 		out = appendHex(out, b)
 	}
 	p.held = nil
 	p.write(out)
-	return p.err
+	p.mu.Unlock()
+	return p.failure()
 }
 
 func (p *printer) print(out []byte) {

@@ -31,10 +31,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetArgs(args)
 	command, err := root.ExecuteContextC(ctx)
 	if writeErr := t.stdout.close(); err == nil && writeErr != nil {
-		err = fmt.Errorf("cannot write the answer: %w", writeErr)
+		err = writeErr
 	}
-	var typed *typedError
-	if errors.As(err, &typed) {
+	if typed, ok := errors.AsType[*typedError](err); ok {
 		t.stderr.line("probectl: %v", typed.err)
 		t.stderr.line("usage: %s; more: %s --help", command.UseLine(), command.CommandPath())
 		return exitUsage
@@ -89,6 +88,12 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 				text += "; did you mean " + strings.Join(similar, " or ") + "?"
 			}
 			return errors.New(text)
+		},
+		PersistentPreRunE: func(command *cobra.Command, _ []string) error {
+			if err := command.ValidateFlagGroups(); err != nil {
+				return &typedError{err}
+			}
+			return nil
 		},
 		RunE: func(root *cobra.Command, _ []string) error { return root.Help() },
 	}

@@ -30,13 +30,16 @@ const defaultPort = "50051"
 
 // ask is what a command of one question does: it calls method, tells where the answer comes from, and prints it, for a
 // person with table. The answer to a question that makes no sense or that finds nothing is the error, a gRPC status.
-func ask[Client, Request any, Response proto.Message](
+func ask[Client any, Request, Response proto.Message](
 	ctx context.Context, t *tool,
 	client func(grpc.ClientConnInterface) Client,
 	method func(Client, context.Context, Request, ...grpc.CallOption) (Response, error),
 	request Request,
 	table func(*printer, Response),
 ) error {
+	if err := checkText(request); err != nil {
+		return err
+	}
 	return t.withServer(ctx, func(ctx context.Context, s *server) error {
 		var header metadata.MD
 		response, err := method(client(s.conn), ctx, request, grpc.Header(&header))
@@ -51,6 +54,14 @@ func ask[Client, Request any, Response proto.Message](
 		}
 		return t.printMessage(response)
 	})
+}
+
+// checkText finds arguments that cannot travel: text of the contract is UTF-8, and what is typed need not be.
+func checkText(request proto.Message) error {
+	if _, err := proto.Marshal(request); err != nil {
+		return &typedError{errors.New("an argument is not valid UTF-8")}
+	}
+	return nil
 }
 
 // server is the probed that answers: one elsewhere, or the service inside this process.

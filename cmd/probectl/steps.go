@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -98,8 +99,8 @@ func parseRule(receive *probev1.Receive, name, value string) (err error) {
 		receive.Count = uint32(n)
 	case "delimiter":
 		var delimiter []byte
-		if delimiter, err = unescape(value); err == nil && len(delimiter) == 0 {
-			err = errors.New("it takes a text, as delimiter=\\r\\n")
+		if delimiter, err = unescape(value); err == nil && (len(delimiter) == 0 || !utf8.Valid(delimiter)) {
+			err = errors.New(`it takes a text, in UTF-8, as delimiter=\r\n`)
 		}
 		receive.Delimiter = string(delimiter)
 	case "idle":

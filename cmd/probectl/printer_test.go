@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+func TestPrinterLinesAndTables(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	p := newPrinter(&out)
+	p.line("as seen from %s", "web\nprobectl: all is well\x1b[2J")
+	p.table("NAME PORT", [][]string{{"ssh", "22"}, {"a\tb\nc", ""}, {"żółw", "1"}})
+	p.bytes("  | ", []byte("one\r\ntwo\\\n\nthree"))
+	want := `as seen from web\nprobectl: all is well\x1b[2J
+NAME      PORT
+ssh       22
+a\tb\nc   -
+żółw      1
+  | one\r\n
+  | two\\\n
+  | \n
+  | three
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// TestPrinterWriteInPieces: a character that is cut in two is the same character, and one that never ends is shown.
+func TestPrinterWriteInPieces(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	p := newPrinter(&out)
+	for _, b := range []byte("a€\n\t\x1b\xff\U0001f600z\xe2\x82") {
+		if n, err := p.Write([]byte{b}); n != 1 || err != nil {
+			t.Fatalf("%d, %v", n, err)
+		}
+	}
+	if err := p.close(); err != nil {
+		t.Fatal(err)
+	}
+	if want := "a€\n\t\\x1b\\xff\U0001f600z\\xe2\\x82"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
+	}
+}
+
+func TestPrinterExact(t *testing.T) {
+	t.Parallel()
+	for terminal, want := range map[bool]string{
+		false: hostile,
+		true:  `\x1b[2J\x1b]0;owned\x07\x9b31m\u{9b}31m\u{202e}evil\u{2066}\u{200b}\rback\x7f\x00 end`,
+	} {
+		var out bytes.Buffer
+		p := newPrinter(&out)
+		p.terminal = terminal
+		if err := p.exact([]byte(hostile)); err != nil {
+			t.Fatal(err)
+		}
+		if out.String() != want {
+			t.Errorf("terminal %v: %q, want %q", terminal, out.String(), want)
+		}
+	}
+}
+
+func TestPrinterStatus(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	p := newPrinter(&out)
+	p.status("not on a pipe")
+	p.terminal = true
+	p.status("")
+	p.status("1000 B")
+	p.status("1 KiB")
+	p.status("")
+	p.status("")
+	_, _ = p.Write([]byte("within a line"))
+	p.status("2 KiB")
+	if want := "\r1000 B\r1 KiB \r     \rwithin a line"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
+	}
+}
+
+func TestPrinterStopsAtTheFirstFailure(t *testing.T) {
+	t.Parallel()
+	full := errors.New("no space left on device")
+	p := newPrinter(&failingWriter{err: full})
+	p.line("one")
+	p.line("two")
+	if err := p.close(); !errors.Is(err, full) {
+		t.Errorf("close: %v, want %v", err, full)
+	}
+	if writes := p.out.(*failingWriter).writes; writes != 1 {
+		t.Errorf("%d writes, want 1", writes)
+	}
+}
+
+type failingWriter struct {
+	writes int
+	err    error
+}
+
+func (w *failingWriter) Write([]byte) (int, error) {
+	w.writes++
+	return 0, w.err
+}
+
+// FuzzPrinter: whatever comes and by whichever way it is printed, on a terminal no control character but newline and tab
+// comes out; a line is one line; and a pipe gets exact bytes of what is for machines.
+func FuzzPrinter(f *testing.F) {
+	f.Add([]byte(hostile), 3)
+	f.Add([]byte("a€\r\n\tb\\\xe2\x82"), 1)
+	f.Fuzz(func(t *testing.T, data []byte, cut int) {
+		if cut < 0 || cut > len(data) {
+			cut = len(data)
+		}
+		var terminal bytes.Buffer
+		p := newPrinter(&terminal)
+		p.terminal = true
+		p.line("%s and %v", data, errors.New(string(data)))
+		p.table("A B", [][]string{{string(data), "b"}, {"a", string(data)}})
+		if lines := strings.Count(terminal.String(), "\n"); lines != 4 {
+			t.Errorf("a line and a table of three made %d lines:\n%s", lines, terminal.String())
+		}
+		p.bytes("| ", data)
+		_, _ = p.Write(data[:cut])
+		_ = p.exact(data[cut:])
+		_ = p.close()
+		if r, bad := uncontrolled(terminal.String(), "\n\t"); bad {
+			t.Errorf("%q: %U came out", data, r)
+		}
+
+		var pipe bytes.Buffer
+		p = newPrinter(&pipe)
+		_ = p.exact(data[:cut])
+		_ = p.exact(data[cut:])
+		_ = p.close()
+		if !bytes.Equal(pipe.Bytes(), data) {
+			t.Errorf("a pipe got %q for %q", pipe.Bytes(), data)
+		}
+	})
+}
+
+// TestReadingInput: what is to be sent may come in pieces, fail, or be more than one message holds.
+func TestReadingInput(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("input/output error")
+	for _, test := range []struct {
+		name, problem string
+		input         *tool
+		want          int
+	}{
+		{name: "pieces", input: &tool{stdin: iotest.OneByteReader(strings.NewReader("hello"))}, want: 5},
+		{name: "the most", input: &tool{stdin: strings.NewReader(strings.Repeat("x", 1<<20))}, want: 1 << 20},
+		{name: "more", input: &tool{stdin: strings.NewReader(strings.Repeat("x", 1<<20+1))}, problem: "- has more than 1 MiB, which is the most that can be sent at once"},
+		{name: "failing", input: &tool{stdin: iotest.ErrReader(broken)}, problem: broken.Error()},
+	} {
+		data, err := test.input.readFile("-")
+		if test.problem == "" && (err != nil || len(data) != test.want) {
+			t.Errorf("%s: %d bytes, %v, want %d", test.name, len(data), err, test.want)
+		}
+		if test.problem != "" && (err == nil || err.Error() != test.problem) {
+			t.Errorf("%s: %v, want %q", test.name, err, test.problem)
+		}
+	}
+}
