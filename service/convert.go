@@ -3,6 +3,7 @@ package service
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -64,17 +65,17 @@ func (s *Service) eventMessage(event exchange.Event, stepped bool) *probev1.Exch
 	case exchange.Resolved:
 		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Resolved{Resolved: &probev1.Resolved{
 			Host:          e.Host,
-			CanonicalName: e.CanonicalName,
+			CanonicalName: text(e.CanonicalName),
 			Addresses:     addressStrings(e.Addresses),
-			Source:        e.Source,
+			Source:        text(e.Source),
 			Duration:      durationpb.New(e.Duration),
 		}}}
 	case exchange.Attempt:
 		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Attempt{Attempt: attemptMessage(e)}}
 	case exchange.Connected:
 		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Connected{Connected: &probev1.Connected{
-			Local:    e.Local,
-			Remote:   e.Remote,
+			Local:    text(e.Local),
+			Remote:   text(e.Remote),
 			Family:   probev1.AddressFamily(e.Socket.Family),
 			Type:     probev1.SocketType(e.Socket.Type),
 			Protocol: probev1.IpProtocol(e.Socket.Protocol),
@@ -105,7 +106,7 @@ func chunkMessage(c exchange.Chunk) *probev1.Chunk {
 	message := &probev1.Chunk{Data: c.Data, Offset: c.Offset, Elapsed: durationpb.New(c.Elapsed)}
 	if c.Datagram != nil {
 		message.Datagram = &probev1.Datagram{
-			Peer: c.Datagram.Peer, Truncated: c.Datagram.Truncated, Length: uint64(c.Datagram.Length),
+			Peer: text(c.Datagram.Peer), Truncated: c.Datagram.Truncated, Length: uint64(c.Datagram.Length),
 		}
 	}
 	return message
@@ -118,7 +119,7 @@ func attemptMessage(a exchange.Attempt) *probev1.Attempt {
 		Reason:    probev1.Reason(a.Reason),
 		Errno:     int32(a.Errno),
 		ErrnoName: exchange.ErrnoName(a.Errno),
-		Error:     a.Error,
+		Error:     text(a.Error),
 		Start:     durationpb.New(a.Start),
 		Duration:  durationpb.New(a.Duration),
 	}
@@ -132,7 +133,7 @@ func (s *Service) outcomeMessage(o *exchange.Outcome) *probev1.Outcome {
 		Reason:            probev1.Reason(o.Reason),
 		Errno:             int32(o.Errno),
 		ErrnoName:         exchange.ErrnoName(o.Errno),
-		Error:             o.Error,
+		Error:             text(o.Error),
 		Hint:              o.Hint,
 		EndedBy:           probev1.EndedBy(o.EndedBy),
 		BytesSent:         o.BytesSent,
@@ -140,8 +141,8 @@ func (s *Service) outcomeMessage(o *exchange.Outcome) *probev1.Outcome {
 		BytesAcknowledged: o.BytesAcknowledged,
 		BytesUnread:       o.BytesUnread,
 		Chunks:            o.Chunks,
-		Local:             o.Local,
-		Remote:            o.Remote,
+		Local:             text(o.Local),
+		Remote:            text(o.Remote),
 		Family:            probev1.AddressFamily(o.Socket.Family),
 		Type:              probev1.SocketType(o.Socket.Type),
 		Protocol:          probev1.IpProtocol(o.Socket.Protocol),
@@ -184,33 +185,36 @@ func vantageMessage(v Vantage) *probev1.Vantage {
 
 func vantageDescription(v Vantage, facts *resolve.Vantage) *probev1.DescribeVantageResponse {
 	message := &probev1.DescribeVantageResponse{
-		Hostname:  facts.Hostname,
+		Hostname:  text(facts.Hostname),
 		Pod:       v.Pod,
 		Namespace: v.Namespace,
 		Node:      v.Node,
 		Version:   v.Version,
 		Resolver: &probev1.ResolverConfiguration{
-			Search:   facts.Resolver.Search,
+			Search:   texts(facts.Resolver.Search),
 			Ndots:    uint32(facts.Resolver.Ndots),
 			Timeout:  durationpb.New(facts.Resolver.Timeout),
 			Attempts: uint32(facts.Resolver.Attempts),
-			Options:  facts.Resolver.Options,
-			Sources:  facts.Resolver.Sources,
-			Notes:    facts.Resolver.Notes,
+			Options:  texts(facts.Resolver.Options),
+			Sources:  texts(facts.Resolver.Sources),
+			Notes:    texts(facts.Resolver.Notes),
 		},
 	}
 	for _, server := range facts.Resolver.Nameservers {
 		message.Resolver.Nameservers = append(message.Resolver.Nameservers, server.String())
 	}
 	for _, i := range facts.Interfaces {
-		entry := &probev1.Interface{Name: i.Name, Index: int32(i.Index), Mtu: int32(i.MTU), Flags: i.Flags}
+		entry := &probev1.Interface{Name: text(i.Name), Index: int32(i.Index), Mtu: int32(i.MTU)}
+		for _, flag := range i.Flags {
+			entry.Flags = append(entry.Flags, strings.ToLower(flag))
+		}
 		for _, prefix := range i.Addresses {
 			entry.Addresses = append(entry.Addresses, prefix.String())
 		}
 		message.Interfaces = append(message.Interfaces, entry)
 	}
 	for _, r := range facts.DefaultRoutes {
-		route := &probev1.Route{Family: probev1.AddressFamily_AF_INET, Interface: r.Interface, Metric: r.Metric}
+		route := &probev1.Route{Family: probev1.AddressFamily_AF_INET, Interface: text(r.Interface), Metric: r.Metric}
 		if r.Destination.Addr().Is6() {
 			route.Family = probev1.AddressFamily_AF_INET6
 		}
@@ -226,15 +230,15 @@ func traceMessages(trace []resolve.Step) []*probev1.TraceStep {
 	messages := make([]*probev1.TraceStep, len(trace))
 	for i, step := range trace {
 		messages[i] = &probev1.TraceStep{
-			Source:    step.Source,
-			Name:      step.Name,
+			Source:    text(step.Source),
+			Name:      text(step.Name),
 			Type:      step.Type,
 			Server:    step.Server,
 			Transport: step.Transport,
 			Rcode:     step.Rcode,
-			Answers:   step.Answers,
+			Answers:   texts(step.Answers),
 			Duration:  durationpb.New(step.Duration),
-			Error:     stepError(step),
+			Error:     text(stepError(step)),
 		}
 	}
 	return messages
@@ -268,7 +272,7 @@ func addressInfoMessage(entry resolve.AddrInfo) *probev1.AddressInfo {
 		Family:        probev1.AddressFamily(entry.Family),
 		Type:          probev1.SocketType(entry.SocketType),
 		Protocol:      probev1.IpProtocol(entry.Protocol),
-		CanonicalName: entry.CanonicalName,
+		CanonicalName: text(entry.CanonicalName),
 		Address: &probev1.SocketAddress{
 			Ip:       entry.Address.IP.String(),
 			Port:     uint32(entry.Address.Port),
@@ -310,7 +314,7 @@ func dnsMessage(answer *resolve.Response) *probev1.QueryDNSResponse {
 func recordMessages(records []resolve.Record) []*probev1.DNSRecord {
 	messages := make([]*probev1.DNSRecord, len(records))
 	for i, r := range records {
-		messages[i] = &probev1.DNSRecord{Name: r.Name, Type: r.TypeName, Class: className(r.Class), Ttl: r.TTL, Data: r.Data}
+		messages[i] = &probev1.DNSRecord{Name: text(r.Name), Type: r.TypeName, Class: className(r.Class), Ttl: r.TTL, Data: text(r.Data)}
 	}
 	return messages
 }
@@ -326,6 +330,17 @@ func className(class uint16) string {
 		return "HS"
 	}
 	return fmt.Sprintf("CLASS%d", class)
+}
+
+// text is s as the contract can carry it. Files, peers and the kernel may say any bytes; what is no UTF-8 is replaced.
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
+func texts(all []string) []string {
+	valid := make([]string, len(all))
+	for i, s := range all {
+		valid[i] = text(s)
+	}
+	return valid
 }
 
 func addressStrings(addresses []netip.Addr) []string {

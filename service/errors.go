@@ -186,8 +186,7 @@ func lookupCode(reason resolve.Reason) (codes.Code, probev1.ErrorReason) {
 
 // addressInfoHint is the hint of the walk that a failed getaddrinfo took; empty when nobody was asked.
 func addressInfoHint(err *resolve.GAIError) string {
-	var lookup *resolve.Error
-	if errors.As(err, &lookup) {
+	if lookup, ok := errors.AsType[*resolve.Error](err); ok {
 		return lookup.Reason.Hint()
 	}
 	return ""

@@ -103,7 +103,8 @@ func (s *exchangeServer) exchangeRequest(message *probev1.ExchangeRequest) (exch
 		}
 		request.Steps = append(request.Steps, converted)
 	}
-	return request, request.Validate()
+	err = request.Validate()
+	return request, err
 }
 
 func payloadField(message *probev1.ExchangeRequest) string {

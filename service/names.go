@@ -109,7 +109,8 @@ func parsePageToken(token string) (names.Cursor, error) {
 	if err == nil {
 		err = json.Unmarshal(text, &place)
 	}
-	if err != nil {
+	// One that says the same in another way was not an answer's either.
+	if err != nil || pageToken(place) != token {
 		return place, &fieldError{field: "page_token", problem: "is not the nextPageToken of an answer"}
 	}
 	return place, nil

@@ -24,8 +24,8 @@ func (s *resolverServer) GetHostname(ctx context.Context, _ *probev1.GetHostname
 		return nil, s.lookup("hostname", begin, err)
 	}
 	return &probev1.GetHostnameResponse{
-		Hostname:      result.Hostname,
-		CanonicalName: result.CanonicalName,
+		Hostname:      text(result.Hostname),
+		CanonicalName: text(result.CanonicalName),
 		Addresses:     addressStrings(result.Addresses),
 	}, s.lookup("hostname", begin, nil)
 }
@@ -46,12 +46,12 @@ func (s *resolverServer) LookupHost(ctx context.Context, request *probev1.Lookup
 		return nil, s.lookup("host", begin, err)
 	}
 	response := &probev1.LookupHostResponse{
-		CanonicalName: result.CanonicalName,
-		Aliases:       result.Aliases,
+		CanonicalName: text(result.CanonicalName),
+		Aliases:       texts(result.Aliases),
 		Addresses:     addressStrings(result.Addresses),
-		Source:        result.Source,
+		Source:        text(result.Source),
 		Duration:      duration(result.Duration),
-		Notes:         result.Notes,
+		Notes:         texts(result.Notes),
 	}
 	if request.GetTrace() {
 		response.Trace = traceMessages(result.Trace)
@@ -70,12 +70,12 @@ func (s *resolverServer) LookupAddress(ctx context.Context, request *probev1.Loo
 		return nil, s.lookup("address", begin, err)
 	}
 	response := &probev1.LookupAddressResponse{
-		CanonicalName: result.CanonicalName,
-		Aliases:       result.Aliases,
+		CanonicalName: text(result.CanonicalName),
+		Aliases:       texts(result.Aliases),
 		Addresses:     addressStrings(result.Addresses),
-		Source:        result.Source,
+		Source:        text(result.Source),
 		Duration:      duration(result.Duration),
-		Notes:         result.Notes,
+		Notes:         texts(result.Notes),
 	}
 	if request.GetTrace() {
 		response.Trace = traceMessages(result.Trace)
@@ -118,7 +118,7 @@ func (s *resolverServer) GetNameInfo(ctx context.Context, request *probev1.GetNa
 	if err != nil {
 		return nil, s.lookup("nameinfo", begin, err)
 	}
-	return &probev1.GetNameInfoResponse{Host: info.Host, Service: info.Service}, s.lookup("nameinfo", begin, nil)
+	return &probev1.GetNameInfoResponse{Host: text(info.Host), Service: text(info.Service)}, s.lookup("nameinfo", begin, nil)
 }
 
 func (s *resolverServer) QueryDNS(ctx context.Context, request *probev1.QueryDNSRequest) (*probev1.QueryDNSResponse, error) {
@@ -158,8 +158,8 @@ func (s *resolverServer) query(request *probev1.QueryDNSRequest) (resolve.Query,
 	return query, nil
 }
 
-func parseAddress(text string) (netip.Addr, error) {
-	address, err := netip.ParseAddr(text)
+func parseAddress(s string) (netip.Addr, error) {
+	address, err := netip.ParseAddr(s)
 	if err != nil {
 		return netip.Addr{}, &fieldError{field: "address", problem: "is no address: give IPv4 (192.0.2.1) or IPv6 (2001:db8::1, fe80::1%eth0)"}
 	}
