@@ -414,10 +414,7 @@ func TestManyCallers(t *testing.T) {
 	nettest.CheckFDs(t)
 	server := nettest.DNS(t, nettest.DNSRecords(2))
 	m := newMachine(t, server, map[string]string{"resolv.conf": "nameserver 10.0.0.1\nsearch a.test\n"}, Config{})
-	each := 200
-	if testing.Short() {
-		each = 20
-	}
+	const each = 200
 	var wg sync.WaitGroup
 	for range 64 {
 		wg.Go(func() {

@@ -50,9 +50,9 @@ func (g *getAddrInfo) addresses(host *string) EAI {
 // connect to without.
 func (g *getAddrInfo) localhost() {
 	passive := g.hints.Flags&AI_PASSIVE != 0
-	add := func(any, loopback netip.Addr) {
+	add := func(unspecified, loopback netip.Addr) {
 		if passive {
-			loopback = any
+			loopback = unspecified
 		}
 		g.found = append(g.found, destination{addr: loopback})
 	}

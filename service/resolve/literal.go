@@ -77,12 +77,6 @@ func digitOf(c byte) uint64 {
 	return 99
 }
 
-// parse4 is inet_pton(AF_INET): four decimal parts, no leading zeros.
-func parse4(s string) (netip.Addr, bool) {
-	a, err := netip.ParseAddr(s)
-	return a, err == nil && a.Is4()
-}
-
 // parse6 is inet_pton(AF_INET6): no zone.
 func parse6(s string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(s)

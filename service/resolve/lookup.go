@@ -194,7 +194,7 @@ func (h *hostLookup) localhost(name string) (*HostResult, error) {
 func (h *hostLookup) dns(name string) outcome {
 	if name == "" || !hostNameOK(name) || name == "." {
 		h.worst(BadName, "", nil)
-		return missing(hostNotFound)
+		return missing()
 	}
 	types := h.addressTypes(h.family)
 	before := h.queries

@@ -20,7 +20,7 @@ func (w *walk) myhostnameByName(name string, family Family) outcome {
 	e := w.ownName(name, family)
 	if e == nil {
 		w.trace[i].Reason = NotFound
-		return missing(hostNotFound)
+		return missing()
 	}
 	w.trace[i].Answers = addrStrings(e.addrs)
 	return outcome{status: statusSuccess, entry: e}
@@ -114,7 +114,7 @@ func (w *walk) myhostnameByAddr(addr netip.Addr) outcome {
 			break
 		}
 		w.trace[i].Reason = NotFound
-		return missing(hostNotFound)
+		return missing()
 	}
 	w.trace[i].Answers = append([]string{e.name}, e.aliases...)
 	return outcome{status: statusSuccess, entry: e}

@@ -3,7 +3,6 @@
 package resolve
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -77,10 +76,9 @@ func TestGetNameInfoIsGlibc(t *testing.T) {
 						must(t, json.Unmarshal(a.OK, &pair))
 						theirs = strings.Join(pair, " ")
 					}
-					info, err := r.GetNameInfo(context.Background(), netip.AddrPortFrom(addr, uint16(port)), NIFlags(flags))
+					info, err := r.GetNameInfo(t.Context(), netip.AddrPortFrom(addr, uint16(port)), NIFlags(flags))
 					ours := info.Host + " " + info.Service
-					var g *GAIError
-					if errors.As(err, &g) {
+					if g, ok := errors.AsType[*GAIError](err); ok {
 						ours = g.Code.String()
 					}
 					c.check(fmt.Sprintf("getnameinfo(%v, %#x)", address, flags), ours, theirs, a.Error == "")
@@ -129,7 +127,7 @@ func TestLookupIsGlibc(t *testing.T) {
 					if a.Error == "" {
 						theirs = normal(t, a.OK)
 					}
-					got, err := r.LookupHost(context.Background(), host, AF_INET)
+					got, err := r.LookupHost(t.Context(), host, AF_INET)
 					ours := "fails"
 					if err == nil {
 						ours = fmt.Sprint(got.CanonicalName, got.Aliases, addrStrings(got.Addresses))
@@ -144,7 +142,7 @@ func TestLookupIsGlibc(t *testing.T) {
 						if a.Error == "" {
 							theirs = normal(t, a.OK)
 						}
-						got, err := r.LookupAddress(context.Background(), netip.MustParseAddr(ip))
+						got, err := r.LookupAddress(t.Context(), netip.MustParseAddr(ip))
 						ours := "fails"
 						if err == nil {
 							if got.Source == sourceDNS {
@@ -180,7 +178,7 @@ func TestRealServer(t *testing.T) {
 		w.named()
 		w.write("resolv.conf", "nameserver 127.0.0.1\nsearch a.test b.test\noptions ndots:2\n")
 		r := worldResolver(t, Config{})
-		ctx := context.Background()
+		ctx := t.Context()
 
 		got, err := r.LookupHost(ctx, "chain1.example.test", AF_UNSPEC)
 		must(t, err)

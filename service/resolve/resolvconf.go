@@ -3,6 +3,7 @@ package resolve
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -101,12 +102,9 @@ func parseResolvConf(data []byte, getenv func(string) string, hostname string) *
 
 // note records a remark once.
 func (c *resolvConf) note(s string) {
-	for _, have := range c.notes {
-		if have == s {
-			return
-		}
+	if !slices.Contains(c.notes, s) {
+		c.notes = append(c.notes, s)
 	}
-	c.notes = append(c.notes, s)
 }
 
 // parseNameserver reads the address of a nameserver line; what follows a blank

@@ -15,8 +15,8 @@ type outcome struct {
 	entry  *hostEntry // on statusSuccess
 }
 
-func missing(herr hostErrno) outcome {
-	return outcome{status: statusNotFound, herr: herr}
+func missing() outcome {
+	return outcome{status: statusNotFound, herr: hostNotFound}
 }
 
 // The sources known here. Everything else in nsswitch.conf is skipped, as a
@@ -39,7 +39,7 @@ func (w *walk) byName(source, name string, family Family, strict bool) (outcome,
 		return w.filesByName(name, family), true
 	case sourceDNS:
 		if (family == AF_UNSPEC || strict) && !hostNameOK(name) {
-			return missing(hostNotFound), true
+			return missing(), true
 		}
 		return w.dnsByName(name, family), true
 	case sourceMyhostname:
@@ -58,7 +58,7 @@ func (w *walk) filesByName(name string, family Family) outcome {
 	e := w.sys.hosts.lookupName(name, family, w.sys.multi)
 	if e == nil {
 		w.trace[i].Reason = NotFound
-		return missing(hostNotFound)
+		return missing()
 	}
 	w.trace[i].Answers = addrStrings(e.addrs)
 	return outcome{status: statusSuccess, entry: e}
@@ -88,7 +88,7 @@ func (w *walk) dnsByName(name string, family Family) outcome {
 	msg := a.replies[0].msg
 	names, addrs := chain(msg)
 	if msg.Rcode == dns.RcodeNameError || !hostNameOK(names[0]) {
-		return missing(hostNotFound)
+		return missing()
 	}
 	if len(addrs) == 0 {
 		// A CNAME that leads nowhere.
@@ -127,7 +127,7 @@ func (a *asked) bothFamilies() outcome {
 		e.addrs = append(e.addrs, addrs...)
 	}
 	if len(e.addrs) == 0 {
-		return missing(hostNotFound)
+		return missing()
 	}
 	return outcome{status: statusSuccess, entry: e}
 }
@@ -144,7 +144,7 @@ func (w *walk) byAddr(source string, addr netip.Addr) (outcome, bool) {
 		e := w.sys.hosts.lookupAddr(addr)
 		if e == nil {
 			w.trace[i].Reason = NotFound
-			return missing(hostNotFound), true
+			return missing(), true
 		}
 		w.trace[i].Answers = append([]string{e.name}, e.aliases...)
 		return outcome{status: statusSuccess, entry: e}, true

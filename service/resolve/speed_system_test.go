@@ -3,7 +3,6 @@
 package resolve
 
 import (
-	"context"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -38,7 +37,7 @@ func TestSpeed(t *testing.T) {
 				for range callers {
 					wg.Go(func() {
 						for range each {
-							if _, err := r.LookupHost(context.Background(), host, AF_UNSPEC); err != nil {
+							if _, err := r.LookupHost(t.Context(), host, AF_UNSPEC); err != nil {
 								t.Error(err)
 								return
 							}

@@ -11,7 +11,7 @@ func stampOf(path string) stamp {
 		return stamp{}
 	}
 	return stamp{
-		exists: true, device: uint64(st.Dev), inode: st.Ino, size: st.Size,
+		exists: true, device: uint64(st.Dev), inode: st.Ino, size: st.Size, //nolint:unconvert // narrower on some machines
 		mtime: time.Unix(st.Mtim.Unix()), ctime: time.Unix(st.Ctim.Unix()),
 	}
 }

@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -65,7 +66,7 @@ func (r *Resolver) GetHostname(ctx context.Context) (*HostnameResult, error) {
 	result := &HostnameResult{Hostname: name, CanonicalName: name}
 	found, err := r.LookupHost(ctx, name, AF_UNSPEC)
 	if err != nil {
-		result.Err, _ = err.(*Error)
+		result.Err, _ = errors.AsType[*Error](err)
 		return result, nil
 	}
 	result.CanonicalName, result.Addresses = found.CanonicalName, found.Addresses

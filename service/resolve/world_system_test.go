@@ -72,12 +72,12 @@ func newWorld(t *testing.T) *world {
 		}
 	}
 	must(t, syscall.Sethostname([]byte(worldName)))
-	w.run("ip", "link", "set", "lo", "up")
-	w.run("ip", "link", "add", "net0", "type", "veth", "peer", "name", "far0")
+	w.ip("link", "set", "lo", "up")
+	w.ip("link", "add", "net0", "type", "veth", "peer", "name", "far0")
 	for _, link := range []string{"net0", "far0"} {
 		// No waiting for duplicate address detection.
 		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/"+link+"/accept_dad", []byte("0"), 0))
-		w.run("ip", "link", "set", link, "up")
+		w.ip("link", "set", link, "up")
 	}
 	w.reset()
 	return w
@@ -118,15 +118,15 @@ func (w *world) write(name, contents string) {
 // the families it has.
 func (w *world) addresses(prefixes ...string) {
 	w.t.Helper()
-	w.run("ip", "addr", "flush", "dev", "net0")
-	w.run("ip", "-6", "addr", "flush", "dev", "far0")
+	w.ip("addr", "flush", "dev", "net0")
+	w.ip("-6", "addr", "flush", "dev", "far0")
 	for _, p := range prefixes {
 		p, options, _ := strings.Cut(p, " ")
 		args := append([]string{"addr", "add", p, "dev", "net0"}, strings.Fields(options)...)
 		if strings.Contains(p, ":") {
 			args = append(args, "nodad")
 		}
-		w.run("ip", args...)
+		w.ip(args...)
 		if strings.Contains(p, ":") {
 			_ = exec.Command("ip", "-6", "route", "replace", "default", "dev", "net0").Run()
 		} else {
@@ -135,10 +135,10 @@ func (w *world) addresses(prefixes ...string) {
 	}
 }
 
-func (w *world) run(name string, args ...string) {
+func (w *world) ip(args ...string) {
 	w.t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		w.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		w.t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
 
@@ -192,7 +192,7 @@ controls {};
 			text, _ := os.ReadFile(log.Name())
 			w.t.Fatalf("named does not start:\n%s", text)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // asks again until the deadline above
 	}
 }
 
@@ -347,7 +347,9 @@ func worldResolver(t *testing.T, config Config) *Resolver {
 		}
 		var port uint16
 		var protocol string
-		fmt.Sscanf(words[1], "%d/%s", &port, &protocol)
+		if _, err := fmt.Sscanf(words[1], "%d/%s", &port, &protocol); err != nil {
+			continue
+		}
 		for _, name := range append(words[:1:1], words[2:]...) {
 			if _, have := ports[name+"/"+protocol]; !have {
 				ports[name+"/"+protocol] = port
