@@ -12,7 +12,7 @@ func addCompletionCommand(root *cobra.Command) {
 	for _, command := range root.Commands() {
 		if command.Name() == "completion" {
 			command.RunE = func(*cobra.Command, []string) error {
-				return &typedError{errors.New("name the shell: bash, fish, powershell or zsh")}
+				return &usageError{errors.New("name the shell: bash, fish, powershell or zsh")}
 			}
 		}
 	}

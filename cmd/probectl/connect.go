@@ -7,7 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	probev1 "probed/gen/probe/v1"
@@ -83,8 +85,8 @@ func (t *tool) connect(ctx context.Context, requests []*probev1.ConnectRequest) 
 // that more than a target that cannot be reached.
 func (t *tool) tellConnections(s *server, answers []connection) error {
 	for _, a := range answers {
-		if a.err == nil {
-			t.tellVantage(s, a.header, nil)
+		if status.Code(a.err) != codes.InvalidArgument { // which is an answer of no place
+			t.tellVantage(s, a.header, a.err)
 			break
 		}
 	}
@@ -149,6 +151,7 @@ func connectTable(p *printer, answers []connection) {
 			for _, line := range outcomeLines(o, nil) {
 				p.line("  %s", line)
 			}
+			traceBelow(p, o.GetResolution().GetTrace())
 		}
 	}
 }

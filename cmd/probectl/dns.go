@@ -29,7 +29,7 @@ The exit code is 0 if the answer is NOERROR and has a record in its answer secti
 		Args: cobra.RangeArgs(1, 3),
 		RunE: func(command *cobra.Command, args []string) error {
 			if err := dnsArguments(request, args); err != nil {
-				return &typedError{err}
+				return &usageError{err}
 			}
 			found := false
 			query := func(client probev1.ResolverServiceClient, ctx context.Context, request *probev1.QueryDNSRequest, options ...grpc.CallOption) (*probev1.QueryDNSResponse, error) {

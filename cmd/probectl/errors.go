@@ -22,12 +22,12 @@ const (
 	exitInterrupted = 130
 )
 
-// typedError is something wrong with the command line, found before anything was asked.
-type typedError struct{ err error }
+// usageError is something wrong with the command line, found before anything was asked.
+type usageError struct{ err error }
 
-func (e *typedError) Error() string { return e.err.Error() }
+func (e *usageError) Error() string { return e.err.Error() }
 
-func (e *typedError) Unwrap() error { return e.err }
+func (e *usageError) Unwrap() error { return e.err }
 
 // exitError ends the program with a code. An empty text: what there is to say has been said. Advice is what to do next.
 type exitError struct {

@@ -48,7 +48,7 @@ func newExchangeCommand(t *tool) *cobra.Command {
 		RunE: func(command *cobra.Command, args []string) error {
 			request, err := flags.request(t, args[0], command.Flags().Changed)
 			if err != nil {
-				return &typedError{err}
+				return &usageError{err}
 			}
 			return t.exchange(command.Context(), request, flags)
 		},

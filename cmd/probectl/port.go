@@ -35,7 +35,7 @@ too.`,
 func parsePort(text string) (uint32, error) {
 	n, err := strconv.ParseUint(text, 10, 32)
 	if err != nil {
-		return 0, &typedError{errors.New("a port is a number, 0 to 65535; for the port of a name ask probectl service NAME")}
+		return 0, &usageError{errors.New("a port is a number, 0 to 65535; for the port of a name ask probectl service NAME")}
 	}
 	return uint32(n), nil
 }

@@ -33,8 +33,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if writeErr := t.stdout.close(); err == nil && writeErr != nil {
 		err = writeErr
 	}
-	if typed, ok := errors.AsType[*typedError](err); ok {
-		t.stderr.line("probectl: %v", typed.err)
+	if usage, ok := errors.AsType[*usageError](err); ok {
+		t.stderr.line("probectl: %v", usage.err)
 		t.stderr.line("usage: %s; more: %s --help", command.UseLine(), command.CommandPath())
 		return exitUsage
 	}
@@ -91,7 +91,7 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 		},
 		PersistentPreRunE: func(command *cobra.Command, _ []string) error {
 			if err := command.ValidateFlagGroups(); err != nil {
-				return &typedError{err}
+				return &usageError{err}
 			}
 			return nil
 		},
@@ -110,7 +110,7 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell the id of the request, and log to stderr what runs inside probectl")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &typedError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	for _, group := range []struct {
 		id, title string
 		commands  []func(*tool) *cobra.Command
@@ -135,21 +135,21 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	}
 	root.AddCommand(newVersionCommand(t))
 	addCompletionCommand(root)
-	typeArguments(root)
+	blameArguments(root)
 	return root
 }
 
-// typeArguments makes what is wrong with the arguments of a command, or one below it, an error of who typed them.
-func typeArguments(command *cobra.Command) {
+// blameArguments makes what is wrong with the arguments of a command, or of one below it, a usageError.
+func blameArguments(command *cobra.Command) {
 	if check := command.Args; check != nil {
 		command.Args = func(command *cobra.Command, args []string) error {
 			if err := check(command, args); err != nil {
-				return &typedError{err}
+				return &usageError{err}
 			}
 			return nil
 		}
 	}
 	for _, below := range command.Commands() {
-		typeArguments(below)
+		blameArguments(below)
 	}
 }

@@ -59,7 +59,7 @@ func ask[Client any, Request, Response proto.Message](
 // checkText finds arguments that cannot travel: text of the contract is UTF-8, and what is typed need not be.
 func checkText(request proto.Message) error {
 	if _, err := proto.Marshal(request); err != nil {
-		return &typedError{errors.New("an argument is not valid UTF-8")}
+		return &usageError{errors.New("an argument is not valid UTF-8")}
 	}
 	return nil
 }
@@ -130,7 +130,7 @@ func (t *tool) openLocal() (*server, error) {
 func (t *tool) openRemote(ctx context.Context) (*server, error) {
 	address, err := serverAddress(t.server)
 	if err != nil {
-		return nil, &typedError{fmt.Errorf("--server %s: %w", t.server, err)}
+		return nil, &usageError{fmt.Errorf("--server %s: %w", t.server, err)}
 	}
 	// The name is left to the dialer, whose errors say more than those of a gRPC resolver.
 	conn, err := grpc.NewClient("passthrough:///"+address,
@@ -140,7 +140,7 @@ func (t *tool) openRemote(ctx context.Context) (*server, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: t.connectTimeout}),
 	)
 	if err != nil {
-		return nil, &typedError{fmt.Errorf("--server %s: %w", t.server, err)}
+		return nil, &usageError{fmt.Errorf("--server %s: %w", t.server, err)}
 	}
 	if err := awaitConnection(ctx, conn, t.connectTimeout); err != nil {
 		_ = conn.Close()

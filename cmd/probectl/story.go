@@ -34,6 +34,7 @@ func (s *story) tell(event *probev1.ExchangeResponse) error {
 		s.entry("closed", "by the peer at "+span(e.PeerClosed.GetElapsed()))
 	case *probev1.ExchangeResponse_Outcome:
 		s.entry("outcome", outcomeLines(e.Outcome, s.steps)...)
+		traceBelow(s.printer, e.Outcome.GetResolution().GetTrace())
 	}
 	return s.printer.failure()
 }
