@@ -156,8 +156,7 @@ func (s *session) resolveFailure(err error) *failure {
 
 // attemptFailure says why an attempt failed; ctx is the attempt's own.
 func (s *session) attemptFailure(ctx context.Context, err error) (reason Reason, errno int, text string) {
-	var denied *dial.DeniedError
-	if errors.As(err, &denied) {
+	if denied, ok := errors.AsType[*dial.DeniedError](err); ok {
 		return PolicyDenied, 0, denied.Error()
 	}
 	var number syscall.Errno

@@ -191,8 +191,8 @@ func lastBytes(tail, data []byte, n int) []byte {
 	if len(data) >= n {
 		return append(tail[:0], data[len(data)-n:]...)
 	}
-	joined := append(tail, data...)
-	return joined[max(0, len(joined)-n):]
+	tail = append(tail, data...)
+	return tail[max(0, len(tail)-n):]
 }
 
 // closedEarly says what was missing when the peer closed.

@@ -171,7 +171,7 @@ func TestDeadlineWhileFlooded(t *testing.T) {
 		r := trial{request: Request{Target: target, Steps: []Step{Receive{}}, Timeout: 100 * time.Millisecond},
 			hook: func(event Event) error { // keeps the test from holding all of it
 				if chunk, ok := event.(Chunk); ok && chunk.Offset > 64<<20 {
-					time.Sleep(10 * time.Millisecond)
+					time.Sleep(10 * time.Millisecond) //nolint:forbidigo // is slow on purpose
 				}
 				return nil
 			}}.run(t)
@@ -294,7 +294,7 @@ func TestSlowCallerSlowsThePeer(t *testing.T) {
 	var ahead int64
 	r := trial{request: Request{Target: target, Steps: []Step{Receive{}}}, peer: tally, hook: func(event Event) error {
 		if chunk, ok := event.(Chunk); ok {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) //nolint:forbidigo // is slow on purpose
 			ahead = max(ahead, tally.Sent.Load()-int64(chunk.Offset))
 		}
 		return nil

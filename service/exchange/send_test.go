@@ -190,7 +190,7 @@ func TestPeerResets(t *testing.T) {
 	t.Parallel()
 	later := func(handle func(net.Conn)) func(net.Conn) {
 		return func(c net.Conn) {
-			time.Sleep(3 * sendPatience) // until a send that is stuck reads ahead
+			time.Sleep(3 * sendPatience) //nolint:forbidigo // until a send that is stuck reads ahead
 			handle(c)
 		}
 	}

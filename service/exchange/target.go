@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -81,12 +82,7 @@ func ParseTarget(s string, lookup PortLookup) (Target, error) {
 }
 
 func validScheme(s string) bool {
-	for _, scheme := range Schemes() {
-		if s == scheme {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(Schemes(), s)
 }
 
 func splitHostService(s string) (host, service, problem string) {
