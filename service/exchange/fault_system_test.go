@@ -25,7 +25,7 @@ import (
 // nobody on port 81. dial opens sockets in near.
 type pair struct {
 	near, far *nettest.Netns
-	dial      func(context.Context, dial.Request) (net.Conn, error)
+	dial      dialFunc
 	tally     *nettest.Tally
 }
 

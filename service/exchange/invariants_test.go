@@ -3,10 +3,8 @@ package exchange
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
-	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +16,6 @@ import (
 
 	"probed/internal/nettest"
 	"probed/service/dial"
-	"probed/service/resolve"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -49,6 +46,7 @@ type record struct {
 	closed  bool // the PeerClosed event came
 
 	mu             sync.Mutex
+	conns          []net.Conn
 	dialled        []Reason
 	sent, received int
 	endOutcome     *Outcome
@@ -66,6 +64,7 @@ func (x trial) run(t testing.TB) *record {
 		if config.Resolve == nil {
 			config.Resolve = hosts(t)
 		}
+		config.Dial = r.watch(config.Dial)
 		config.Hooks = r.hooks()
 		exchanger = New(config)
 	}
@@ -89,6 +88,19 @@ func (x trial) run(t testing.TB) *record {
 	r.took = time.Since(begin)
 	r.check(t)
 	return r
+}
+
+// watch keeps what dial opens.
+func (r *record) watch(open dialFunc) dialFunc {
+	return func(ctx context.Context, request dial.Request) (net.Conn, error) {
+		c, err := open(ctx, request)
+		if err == nil {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.conns = append(r.conns, c)
+		}
+		return c, err
+	}
 }
 
 // take records an event.
@@ -145,6 +157,9 @@ func (r *record) check(t testing.TB) {
 	}
 	r.checkOutcome(check)
 	if r.exchanger == nil {
+		for _, c := range r.conns {
+			check(errors.Is(c.SetDeadline(time.Time{}), net.ErrClosed), "the connection to %s is open still", c.RemoteAddr())
+		}
 		scheme := []string{r.request.Target.Scheme}
 		check(slices.Equal(r.begun, scheme), "SessionStart was called with %q", r.begun)
 		check(slices.Equal(r.ended, scheme) && r.endOutcome == o, "SessionEnd was called with %q, %p of %p", r.ended, r.endOutcome, o)
@@ -198,7 +213,8 @@ func (r *record) checkOutcome(check func(bool, string, ...any)) {
 	check((tm.FirstByte > 0) == (o.Chunks > 0) || r.refused >= 0, "first byte after %v, %d chunks", tm.FirstByte, o.Chunks)
 	connected := false
 	for _, a := range o.Attempts {
-		check(a.OK == (a.Reason == None) && a.OK == (a.Error == ""), "attempt %+v", a)
+		check(a.OK == (a.Reason == None), "attempt %+v", a)
+		check(a.OK == (a.Error == ""), "attempt %+v", a)
 		check(a.Reason != Internal, "attempt: INTERNAL, which is a bug: %s", a.Error)
 		check(a.Address != "" && a.Start+a.Duration <= tm.Total, "attempt %+v in %v", a, tm.Total)
 		connected = connected || a.OK
@@ -308,7 +324,7 @@ func (r *record) checkPeer(check func(bool, string, ...any)) {
 	}
 	// The peer may have closed its side first and be reading still.
 	for deadline := time.Now().Add(5 * time.Second); r.peer.Received.Load() < int64(o.BytesSent) && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) //nolint:forbidigo // asks again until the deadline above
 	}
 	check(r.peer.Received.Load() == int64(o.BytesSent), "the peer received %d bytes of %d sent", r.peer.Received.Load(), o.BytesSent)
 }
@@ -338,136 +354,4 @@ func (r *record) got(t testing.TB, want []byte) {
 	t.Errorf("received %d bytes, want %d; they differ from byte %d on", len(r.data), len(want), i)
 }
 
-func admitAll(context.Context, dial.Destination) error { return nil }
-
-func dialer(policy dial.Policy) func(context.Context, dial.Request) (net.Conn, error) {
-	return (&dial.Dialer{Policy: policy}).Dial
-}
-
-// hosts resolves the names of these lines, as /etc/hosts has them, and no others.
-func hosts(t testing.TB, lines ...string) func(context.Context, string, resolve.Family) (*resolve.HostResult, error) {
-	t.Helper()
-	dir := t.TempDir()
-	file := func(name, content string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	return resolve.New(resolve.Config{
-		Hosts:      file("hosts", strings.Join(lines, "\n")+"\n"),
-		Nsswitch:   file("nsswitch.conf", "hosts: files\n"),
-		ResolvConf: file("resolv.conf", ""),
-	}).Addresses
-}
-
-// streamTarget starts a peer for a scheme that connects, and counts what passes through it.
-func streamTarget(t testing.TB, scheme string, handle func(net.Conn)) (Target, *nettest.Tally) {
-	t.Helper()
-	tally := new(nettest.Tally)
-	handle = tally.Count(handle)
-	switch scheme {
-	case "tcp", "tcp4":
-		return ipTarget(scheme, nettest.TCP(t, handle)), tally
-	case "tcp6":
-		return ipTarget(scheme, nettest.TCP6(t, handle)), tally
-	case "unix", "unixpacket":
-		return Target{Scheme: scheme, Path: nettest.Unix(t, scheme, handle)}, tally
-	}
-	t.Fatalf("no peer for %s", scheme)
-	return Target{}, nil
-}
-
-// datagramTarget does the same for a scheme that does not.
-func datagramTarget(t testing.TB, scheme string, handle func(net.PacketConn, net.Addr, []byte)) (Target, *nettest.Tally) {
-	t.Helper()
-	tally := new(nettest.Tally)
-	counted := func(pc net.PacketConn, from net.Addr, data []byte) {
-		tally.Received.Add(int64(len(data)))
-		handle(countedPacket{pc, tally}, from, data)
-	}
-	switch scheme {
-	case "udp", "udp4":
-		return ipTarget(scheme, nettest.UDP(t, counted)), tally
-	case "udp6":
-		return ipTarget(scheme, nettest.UDP6(t, counted)), tally
-	case "unixgram":
-		return Target{Scheme: scheme, Path: nettest.Unixgram(t, counted)}, tally
-	}
-	t.Fatalf("no peer for %s", scheme)
-	return Target{}, nil
-}
-
-type countedPacket struct {
-	net.PacketConn
-	tally *nettest.Tally
-}
-
-func (c countedPacket) WriteTo(data []byte, to net.Addr) (int, error) {
-	n, err := c.PacketConn.WriteTo(data, to)
-	c.tally.Sent.Add(int64(n))
-	return n, err
-}
-
-func ipTarget(scheme string, address netip.AddrPort) Target {
-	return Target{Scheme: scheme, Host: address.Addr().String(), Port: address.Port()}
-}
-
-// paced is a peer that writes its next piece when the client has been handed all before, so that a write is a read. At
-// the end it half-closes and reads to the end, or, if it holds, does so when the exchange is over.
-type paced struct {
-	pieces   [][]byte
-	hold     bool
-	received atomic.Int64
-	notify   chan struct{}
-	over     chan struct{}
-}
-
-func newPaced(hold bool, pieces ...string) *paced {
-	p := &paced{hold: hold, notify: make(chan struct{}, 1), over: make(chan struct{})}
-	for _, piece := range pieces {
-		p.pieces = append(p.pieces, []byte(piece))
-	}
-	return p
-}
-
-func (p *paced) handle(c net.Conn) {
-	var written int64
-	for _, piece := range p.pieces {
-		if _, err := c.Write(piece); err != nil {
-			return
-		}
-		for written += int64(len(piece)); p.received.Load() < written; {
-			select {
-			case <-p.notify:
-			case <-p.over:
-				return
-			}
-		}
-	}
-	if p.hold {
-		<-p.over
-		return
-	}
-	nettest.HalfCloseThenRead(nil)(c)
-}
-
-// hook tells the peer what the client has got.
-func (p *paced) hook(event Event) error {
-	switch event := event.(type) {
-	case Chunk:
-		n := len(event.Data)
-		if event.Datagram != nil {
-			n = event.Datagram.Length
-		}
-		p.received.Add(int64(n))
-		select {
-		case p.notify <- struct{}{}:
-		default:
-		}
-	case *Outcome:
-		close(p.over)
-	}
-	return nil
-}
+type dialFunc = func(ctx context.Context, request dial.Request) (net.Conn, error)

@@ -1,11 +1,8 @@
 package exchange
 
 import (
-	"context"
 	"fmt"
 	"net"
-	"net/netip"
-	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -13,8 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"probed/internal/nettest"
-	"probed/service/dial"
-	"probed/service/resolve"
 )
 
 const long = time.Minute // an idle time or a timeout that no test means to see pass
@@ -304,41 +299,5 @@ func TestSlowCallerSlowsThePeer(t *testing.T) {
 	// A chunk under way, one write of the peer, and the kernel's buffers between.
 	if ahead > 1<<20 {
 		t.Errorf("the peer was %d bytes ahead", ahead)
-	}
-}
-
-// socketPair is a connection that was never dialled.
-func socketPair(t testing.TB, kind int) (near, far net.Conn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ends [2]net.Conn
-	for i, fd := range fds {
-		file := os.NewFile(uintptr(fd), "")
-		ends[i], err = net.FileConn(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		file.Close()
-	}
-	t.Cleanup(func() {
-		ends[0].Close()
-		ends[1].Close()
-	})
-	return ends[0], ends[1]
-}
-
-// given dials a connection that is there already.
-func given(c net.Conn) Config {
-	return Config{
-		Dial: func(_ context.Context, request dial.Request) (net.Conn, error) {
-			request.Admitted()
-			return c, nil
-		},
-		Resolve: func(context.Context, string, resolve.Family) (*resolve.HostResult, error) {
-			return &resolve.HostResult{Addresses: []netip.Addr{netip.IPv6Loopback()}}, nil
-		},
 	}
 }
