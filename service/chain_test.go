@@ -1,0 +1,352 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	probev1 "probed/gen/probe/v1"
+	"probed/internal/nettest"
+)
+
+// broken is a service whose handlers panic.
+type broken struct {
+	probev1.UnimplementedNameServiceServer
+	probev1.UnimplementedExchangeServiceServer
+}
+
+func (broken) LookupService(_ context.Context, request *probev1.LookupServiceRequest) (*probev1.LookupServiceResponse, error) {
+	if request.GetName() == "well" {
+		return &probev1.LookupServiceResponse{}, nil
+	}
+	panic("the secret of " + request.GetName())
+}
+
+func (broken) Exchange(request *probev1.ExchangeRequest, stream grpc.ServerStreamingServer[probev1.ExchangeResponse]) error {
+	if err := stream.Send(&probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Resolved{}}); err != nil {
+		return err
+	}
+	return stream.Send(&probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Sent{Sent: &probev1.Sent{
+		Step: uint32(len(request.GetSteps()[0].String())), // there is none
+	}}})
+}
+
+// A panic costs one call: the caller learns that it failed and under which id, the log has the rest, and the next call
+// is none the worse.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(s *settings) {
+		s.register = func(server *grpc.Server) {
+			probev1.RegisterNameServiceServer(server, broken{})
+			probev1.RegisterExchangeServiceServer(server, broken{})
+		}
+	})
+	client := probev1.NewNameServiceClient(w.conn)
+	var header metadata.MD
+	_, err := client.LookupService(t.Context(), &probev1.LookupServiceRequest{Name: "x"}, grpc.Header(&header))
+	unaryID := checkInternal(t, err, header)
+
+	stream, err := probev1.NewExchangeServiceClient(w.conn).Exchange(t.Context(), &probev1.ExchangeRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = stream.Recv()
+	if header, headerErr := stream.Header(); headerErr != nil {
+		t.Error(headerErr)
+	} else {
+		streamID := checkInternal(t, err, header)
+		checkPanicLog(t, w, streamID, "index out of range", "chain_test.go")
+	}
+	checkPanicLog(t, w, unaryID, "the secret of x", "chain_test.go")
+
+	if _, err := client.LookupService(t.Context(), &probev1.LookupServiceRequest{Name: "well"}); err != nil {
+		t.Errorf("the next call: %v", err)
+	}
+	// By REST it is the same.
+	response, err := w.rest.client.Get(w.rest.url + "/v1/services/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusInternalServerError {
+		t.Errorf("%s, %v", response.Status, err)
+	}
+	checkInternal(t, statusFromJSON(text), metadata.Pairs(RequestIDHeader, response.Header.Get(RequestIDHeader), VantageHeader, response.Header.Get(VantageHeader)))
+}
+
+// checkInternal holds an error against what a caller may learn of a failure of ours, and returns the request's id.
+func checkInternal(t *testing.T, err error, header metadata.MD) (id string) {
+	t.Helper()
+	const message = "probed failed; its log has the cause under the id of this request"
+	if s := status.Convert(err); s.Code() != codes.Internal || s.Message() != message || errorInfo(err) != "ERROR_REASON_INTERNAL" || len(s.Details()) != 1 {
+		t.Errorf("%v, %v", err, s.Details())
+	}
+	return checkHeader(t, header)
+}
+
+// checkHeader holds the header of an answer, and returns the request's id.
+func checkHeader(t *testing.T, header metadata.MD) (id string) {
+	t.Helper()
+	ids, vantages := header.Get(RequestIDHeader), header.Get(VantageHeader)
+	if len(ids) != 1 || len(ids[0]) != 16 || !slices.Equal(vantages, []string{"here.test"}) {
+		t.Errorf("header %v", header)
+		return ""
+	}
+	return ids[0]
+}
+
+func checkPanicLog(t *testing.T, w *world, id, value, stack string) {
+	t.Helper()
+	for _, line := range w.log.lines(t, "panic") {
+		if line["request_id"] == id {
+			text, _ := line["value"].(string)
+			where, _ := line["stack"].(string)
+			if line["level"] != "ERROR" || !strings.Contains(text, value) || !strings.Contains(where, stack) {
+				t.Errorf("%v", line)
+			}
+			return
+		}
+	}
+	t.Errorf("no panic under the id %s: %v", id, w.log.lines(t, "panic"))
+}
+
+// Every answer has the request's id and the vantage, also those that refuse; the ids differ.
+func TestHeaders(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	seen := map[string]bool{}
+	names := probev1.NewNameServiceClient(w.conn)
+	for _, name := range []string{"ssh", "nosuch", ""} { // found, not found, invalid
+		var header metadata.MD
+		_, _ = names.LookupService(t.Context(), &probev1.LookupServiceRequest{Name: name}, grpc.Header(&header))
+		seen[checkHeader(t, header)] = true
+	}
+	peer := nettest.TCP(t, nettest.Echo)
+	for _, request := range []*probev1.ExchangeRequest{{Target: peer.String()}, {Target: "169.254.169.254:80"}, {Target: "?"}, {BufferSize: -1}} {
+		stream, err := probev1.NewExchangeServiceClient(w.conn).Exchange(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		header, err := stream.Header()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[checkHeader(t, header)] = true
+		for err == nil {
+			_, err = stream.Recv()
+		}
+	}
+	if len(seen) != 7 {
+		t.Errorf("%d ids in 7 calls", len(seen))
+	}
+}
+
+// Each call is one line when it has ended, with its id, its code and, of a failure of ours, the cause that the caller is
+// not told. What was sent and received is in none.
+func TestLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(s *settings) {
+		s.Resolve.Hostname = func() (string, error) { return "", errors.New("open /etc/secret: permission denied") }
+	})
+	var header metadata.MD
+	_, err := probev1.NewResolverServiceClient(w.conn).GetHostname(t.Context(), &probev1.GetHostnameRequest{}, grpc.Header(&header))
+	failed := checkInternal(t, err, header)
+
+	peer := nettest.TCP(t, nettest.Reply([]byte("the answer of the peer")))
+	if _, err := events(t, grpcTransport{w.conn}, &probev1.ExchangeRequest{Target: peer.String(), Payload: &probev1.ExchangeRequest_Text{Text: "the words of the caller"}}); err != nil {
+		t.Fatal(err)
+	}
+	_ = call(t, w, &probev1.LookupPortRequest{Port: 70000})
+
+	lines := w.log.lines(t, "finished call")
+	if len(lines) != 3 {
+		t.Fatalf("%d lines: %v", len(lines), lines)
+	}
+	for i, want := range []struct{ method, code string }{{"GetHostname", "Internal"}, {"Exchange", "OK"}, {"LookupPort", "InvalidArgument"}} {
+		if lines[i]["grpc.method"] != want.method || lines[i]["grpc.code"] != want.code || lines[i]["request_id"] == "" {
+			t.Errorf("%v, want %v", lines[i], want)
+		}
+	}
+	if cause, _ := lines[0]["grpc.error"].(string); lines[0]["request_id"] != failed || !strings.Contains(cause, "/etc/secret") {
+		t.Errorf("%v", lines[0])
+	}
+	w.log.mu.Lock()
+	defer w.log.mu.Unlock()
+	if log := w.log.text.String(); strings.Contains(log, "the answer") || strings.Contains(log, "the words") {
+		t.Errorf("payload in the log: %s", log)
+	}
+}
+
+// What refuses is inside of what counts.
+func TestRefusalsAreCounted(t *testing.T) {
+	t.Parallel()
+	var counted []codes.Code
+	w := newWorld(t, func(s *settings) {
+		s.metrics.Unary = func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			response, err := handler(ctx, request)
+			counted = append(counted, status.Code(err))
+			return response, err
+		}
+		s.metrics.Stream = func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			err := handler(server, stream)
+			counted = append(counted, status.Code(err))
+			return err
+		}
+	})
+	_ = call(t, w, &probev1.LookupPortRequest{Port: 70000})
+	_ = call(t, w, &probev1.ExchangeRequest{BufferSize: -1})
+	if !slices.Equal(counted, []codes.Code{codes.InvalidArgument, codes.InvalidArgument}) {
+		t.Errorf("%v", counted)
+	}
+}
+
+// The hook learns of each lookup its kind and its reason.
+func TestLookupHook(t *testing.T) {
+	t.Parallel()
+	var told []string
+	w := newWorld(t, func(s *settings) {
+		s.Hooks.Lookup = nil
+	})
+	w.service.hooks.Lookup = func(kind, reason string, _ time.Duration) { told = append(told, kind+" "+reason) }
+	for _, request := range []proto.Message{
+		&probev1.LookupServiceRequest{Name: "ssh"}, &probev1.LookupServiceRequest{Name: "nosuch"}, &probev1.LookupPortRequest{Port: 1},
+		&probev1.ListServicesRequest{}, &probev1.ListServicesRequest{PageToken: "x"}, &probev1.LookupProtocolRequest{Protocol: "6"},
+		&probev1.ListConstantsRequest{}, &probev1.GetHostnameRequest{}, &probev1.DescribeVantageRequest{},
+		&probev1.LookupHostRequest{Host: "here.test"}, &probev1.LookupHostRequest{Host: "nosuch.test"}, &probev1.LookupAddressRequest{Address: "127.0.0.1"},
+		&probev1.GetAddressInfoRequest{Host: proto.String("nosuch.test")}, &probev1.GetNameInfoRequest{Address: "127.0.0.1", Port: 80},
+		&probev1.QueryDNSRequest{Name: "x", Type: "QUUX"},
+	} {
+		_ = call(t, w, request)
+	}
+	want := []string{
+		"service OK", "service ERROR_REASON_SERVICE_NOT_FOUND", "port OK", "services OK", "services ERROR_REASON_INVALID_FIELD", "protocol OK",
+		"constants OK", "hostname OK", "vantage OK", "host OK", "host ERROR_REASON_NAME_NOT_FOUND", "address OK", "addrinfo EAI_NONAME", "nameinfo OK",
+		"dns ERROR_REASON_INVALID_FIELD",
+	}
+	if !slices.Equal(told, want) {
+		t.Errorf("%q\nwant %q", told, want)
+	}
+}
+
+// A connection within the process is one like any other, and closing it leaves nothing behind and the server running.
+// It runs alone, because goroutines belong to the process.
+func TestLocal(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	chain, err := Chain(ChainConfig{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer(append(chain, grpc.WaitForHandlers(true))...)
+	New(Config{}).Register(server)
+	ask := func(conn grpc.ClientConnInterface) error {
+		var header metadata.MD
+		_, err := probev1.NewNameServiceClient(conn).LookupPort(t.Context(), &probev1.LookupPortRequest{Port: 22}, grpc.Header(&header))
+		if err == nil && len(header.Get(RequestIDHeader)) != 1 {
+			t.Errorf("the chain did not run: %v", header)
+		}
+		return err
+	}
+	first, err := Local(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := Local(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(ask(first), ask(second)); err != nil {
+		t.Error(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := ask(first); status.Code(err) != codes.Canceled {
+		t.Errorf("after Close: %v", err)
+	}
+	if err := ask(second); err != nil {
+		t.Errorf("the other: %v", err)
+	}
+	_ = first.Close() // twice is as good as once
+	unused, err := Local(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unused.Close(); err != nil {
+		t.Errorf("one that made no call: %v", err)
+	}
+	server.Stop()
+	if err := ask(second); status.Code(err) != codes.Unavailable {
+		t.Errorf("after Stop: %v", err)
+	}
+	_ = second.Close()
+	goleak.VerifyNone(t, before)
+
+	late, err := Local(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(late); status.Code(err) != codes.Unavailable {
+		t.Errorf("of a server that is stopped: %v", err)
+	}
+	_ = late.Close()
+	goleak.VerifyNone(t, before)
+}
+
+// The zero Config answers lookups and dials nothing.
+func TestZeroConfig(t *testing.T) {
+	t.Parallel()
+	chain, err := Chain(ChainConfig{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer(append(chain, grpc.WaitForHandlers(true))...)
+	New(Config{}).Register(server)
+	conn, err := Local(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Close()
+		server.Stop()
+	})
+	var tally nettest.Tally
+	peer := nettest.TCP(t, tally.Count(nettest.Echo))
+	_, err = probev1.NewExchangeServiceClient(conn).Connect(t.Context(), &probev1.ConnectRequest{Target: peer.String()})
+	if status.Code(err) != codes.PermissionDenied || tally.Conns.Load() != 0 {
+		t.Errorf("%v, %d connections", err, tally.Conns.Load())
+	}
+	if _, err := probev1.NewNameServiceClient(conn).LookupPort(t.Context(), &probev1.LookupPortRequest{Port: 22}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestVantageString(t *testing.T) {
+	t.Parallel()
+	for want, v := range map[string]Vantage{
+		"":                         {},
+		"web":                      {Hostname: "web", Version: "v1"},
+		"web-7d9f in shop on node": {Hostname: "web", Pod: "web-7d9f", Namespace: "shop", Node: "node"},
+		"web on node":              {Hostname: "web", Node: "node"},
+	} {
+		if got := v.String(); got != want {
+			t.Errorf("%+v: %q, want %q", v, got, want)
+		}
+	}
+}
