@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -73,6 +74,9 @@ func Listen(ctx context.Context, config Config) (*Listener, error) {
 	case "tcp":
 		l.stream, err = listen.Listen(ctx, network, address)
 	case "unix":
+		if address == "" { // which the kernel would take for an abstract socket of its own choice
+			return nil, fmt.Errorf("echo address %q: no path", config.Address)
+		}
 		if err = removeStale(address); err == nil {
 			l.stream, err = listen.Listen(ctx, network, address)
 		}
@@ -110,11 +114,27 @@ func removeStale(path string) error {
 		return nil
 	}
 	for line := range strings.Lines(string(sockets)) {
-		if fields := strings.Fields(line); len(fields) > 7 && fields[7] == path {
+		bound := boundPath(line)
+		if bound == path {
+			return nil
+		}
+		// It may have been bound by another name: a path with a link in it, or one relative to where its process is.
+		other, err := os.Lstat(bound)
+		if err == nil && os.SameFile(info, other) || !filepath.IsAbs(bound) && filepath.Base(bound) == filepath.Base(path) {
 			return nil
 		}
 	}
 	return os.Remove(path)
+}
+
+// boundPath is the last field of a line of /proc/net/unix (proc_pid_net(5)), spaces in it included; empty for a socket
+// without a name. The seven fields before it are numbers.
+func boundPath(line string) string {
+	rest := strings.TrimSuffix(line, "\n")
+	for range 7 {
+		_, rest, _ = strings.Cut(strings.TrimLeft(rest, " "), " ")
+	}
+	return rest
 }
 
 // Addr is the address it listens on, in the form of [Config.Address].
