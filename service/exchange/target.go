@@ -151,8 +151,8 @@ func (t Target) String() string {
 		return t.Scheme + "://" + t.Path
 	}
 	host := t.Host
-	if address, zone, ok := strings.Cut(host, "%25"); ok && zone != "" && strings.Contains(address, ":") {
-		host = address + "%2525" + zone // a zone that looks escaped
+	if address, zone, ok := strings.Cut(host, "%"); ok && strings.Contains(address, ":") && strings.HasPrefix(zone, "25") && zone != "25" {
+		host = address + "%25" + zone // a zone that looks escaped
 	}
 	return t.Scheme + "://" + net.JoinHostPort(host, strconv.Itoa(int(t.Port)))
 }
