@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
 	"strconv"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -27,6 +29,12 @@ const (
 	trailerReason = "Probe-Reason"
 )
 
+// defaultTimeout is that of an exchange which sets none, as the contract says.
+const defaultTimeout = time.Minute
+
+// readerPatience is how long a client gets to read what is left when its exchange is over.
+const readerPatience = 10 * time.Second
+
 // exchange streams the events of one exchange as they happen.
 func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request, _ map[string]string) {
 	format, ok := negotiate(r.Header.Values("Accept"), []string{formatLines, formatJSON, formatRaw, formatEvents})
@@ -38,6 +46,12 @@ func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request, _ map[string]
 	request := &probev1.ExchangeRequest{}
 	if err := readBody(r.Body, request); err != nil {
 		writeError(w, status.Error(codes.InvalidArgument, err.Error()))
+		return
+	}
+	// A client that does not read would hold the exchange, and its place here, for ever.
+	limit := time.Now().Add(cmp.Or(request.GetTimeout().AsDuration(), defaultTimeout) + readerPatience)
+	if err := http.NewResponseController(w).SetWriteDeadline(limit); err != nil {
+		writeError(w, err)
 		return
 	}
 	// The context ends when the client goes away, and with it the exchange and its socket.

@@ -9,8 +9,10 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -19,11 +21,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	probev1 "probed/gen/probe/v1"
@@ -31,6 +35,9 @@ import (
 
 // maxBody is the most bytes of a request's body: a message of 1 MiB as base64, and room around it.
 const maxBody = 2 << 20
+
+// bodyTimeout is how long a request's body may take to come.
+const bodyTimeout = 30 * time.Second
 
 //go:embed openapi/probe.swagger.json
 var openAPI []byte
@@ -135,18 +142,42 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // bareRequests passes requests on without the headers by which the mux would let callers set deadlines and identities
-// (Grpc-Timeout, Authorization, X-Forwarded-For), and with a bound on the body. HEAD becomes GET: what writes the answer
+// (Grpc-Timeout, Authorization, X-Forwarded-For), and with the whole of the body. HEAD becomes GET: what writes the answer
 // leaves the body out.
 func bareRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		bare := r.WithContext(r.Context()) // a copy
 		bare.Header = http.Header{"Accept": r.Header.Values("Accept")}
-		bare.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if r.ContentLength != 0 {
+			body, err := readWhole(w, r)
+			if err != nil {
+				writeError(w, err)
+				return
+			}
+			bare.Body = io.NopCloser(bytes.NewReader(body))
+		}
 		if r.Method == http.MethodHead {
 			bare.Method = http.MethodGet
 		}
 		next.ServeHTTP(w, bare)
 	})
+}
+
+// readWhole reads the body of a request, bounded in size and time: one that never comes would hold its connection.
+func readWhole(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	control := http.NewResponseController(w)
+	if err := control.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return nil, status.Error(codes.InvalidArgument, "the body did not come within "+bodyTimeout.String())
+	}
+	if err != nil {
+		return nil, err
+	}
+	// From here on reading tells that the client has gone, whenever that is.
+	return body, control.SetReadDeadline(time.Time{})
 }
 
 // bareConn makes calls with no metadata: whatever the mux makes of a request's headers and addresses stays here.

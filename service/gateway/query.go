@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/genproto/googleapis/api/annotations"
@@ -57,6 +60,12 @@ func queryParameters() (routes, error) {
 // the question.
 func (t routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request, pathParameters map[string]string) {
+		for field, value := range pathParameters {
+			if !utf8.ValidString(value) {
+				writeError(w, invalidField(field, field+": is not UTF-8").Err())
+				return
+			}
+		}
 		if r.URL.RawQuery != "" {
 			pattern, _ := runtime.HTTPPattern(r.Context())
 			message := t[r.Method+" "+strings.ReplaceAll(pattern.String(), "=*}", "}")]
@@ -74,7 +83,10 @@ func queryProblem(message protoreflect.MessageDescriptor, query string, pathPara
 	if err != nil {
 		return "", "the query cannot be read: " + err.Error()
 	}
-	for key := range values {
+	for key, texts := range values {
+		if slices.ContainsFunc(append(texts, key), func(s string) bool { return !utf8.ValidString(s) }) {
+			return strings.ToValidUTF8(key, "\uFFFD"), "query parameter " + strconv.Quote(key) + ": is not UTF-8"
+		}
 		if message == nil {
 			return key, fmt.Sprintf("query parameter %q: there are none here", key)
 		}
