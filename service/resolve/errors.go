@@ -76,9 +76,9 @@ func (r Reason) Hint() string {
 	case Refused:
 		return "The name server does not answer this client, or not for this name: its access list or its zones leave it out. A Corefile without a matching server block refuses like this."
 	case Timeout:
-		return "No name server answered. Is the cluster DNS running, and does a network policy let port 53, UDP and TCP, out of here and into it?"
+		return "No name server answered in time. Is the cluster DNS running, and does a network policy let port 53, UDP and TCP, out of here and into it?"
 	case Unreachable:
-		return "Nobody listens for DNS at the address in resolv.conf, or there is no route to it: the cluster DNS has no ready endpoints, or the address is stale."
+		return "Nobody listens for DNS at the name server's address, or there is no route to it: the cluster DNS has no ready endpoints, or resolv.conf is stale."
 	case Malformed:
 		return "What answers on port 53 is no proper name server, or its CNAMEs go round in a circle. A proxy or a firewall may be answering in its place."
 	case BadName:

@@ -253,9 +253,9 @@ func (h *hostLookup) worst(reason Reason, server string, err error) {
 		switch r {
 		case ReasonNone:
 			return 0
-		case BadName:
-			return 1
 		case NotFound:
+			return 1
+		case BadName: // no source can have it, so that one has not says less
 			return 2
 		case NoData:
 			return 3

@@ -108,9 +108,10 @@ func (c *resolvConf) note(s string) {
 }
 
 // parseNameserver reads the address of a nameserver line; what follows a blank
-// is ignored, as is a zone that names no interface.
+// is ignored (a carriage return is none, so the line of a CRLF file is no address,
+// as for the C library), as is a zone that names no interface.
 func parseNameserver(s string) (netip.AddrPort, bool) {
-	if i := strings.IndexAny(s, " \t\r"); i >= 0 {
+	if i := strings.IndexAny(s, " \t"); i >= 0 {
 		s = s[:i]
 	}
 	if a, ok := parseAton(s); ok {

@@ -57,7 +57,7 @@ func (w *walk) send(questions []question) *sent {
 		offset = int(w.r.turn.Add(1) % uint32(len(conf.servers)))
 	}
 	left := conf.attempts * len(conf.servers)
-	if len(questions) > 1 {
+	if len(questions) > 1 && left == 1 {
 		left++ // a server that answers one question alone gets asked once more
 	}
 	tcpErrno := syscall.ETIMEDOUT
