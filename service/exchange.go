@@ -45,6 +45,9 @@ func (s *exchangeServer) run(ctx context.Context, request exchange.Request, emit
 	defer cancel(nil)
 	stop := context.AfterFunc(s.drained, func() { cancel(exchange.ErrDrained) })
 	defer stop()
+	if s.drained.Err() != nil { // AfterFunc takes a moment, in which a quick exchange is over
+		cancel(exchange.ErrDrained)
+	}
 
 	outcome := s.exchanges.Run(ctx, request, emit)
 	switch outcome.Reason {

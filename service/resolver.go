@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	probev1 "probed/gen/probe/v1"
@@ -85,6 +86,12 @@ func (s *resolverServer) LookupAddress(ctx context.Context, request *probev1.Loo
 
 func (s *resolverServer) GetAddressInfo(ctx context.Context, request *probev1.GetAddressInfoRequest) (*probev1.GetAddressInfoResponse, error) {
 	begin := time.Now()
+	// A string of C ends at a NUL, so what is behind one would silently not be asked.
+	for field, text := range map[string]string{"host": request.GetHost(), "service": request.GetService()} {
+		if strings.ContainsRune(text, 0) {
+			return nil, s.lookup("addrinfo", begin, &fieldError{field: field, problem: "has a NUL character in it"})
+		}
+	}
 	hints := resolve.Hints{
 		Family:     resolve.Family(request.GetFamily()),
 		SocketType: resolve.SocketType(request.GetType()),
