@@ -32,7 +32,7 @@ func faults() []fault {
 		_, _ = c.Write([]byte("d"))
 		nettest.Silent(c)
 	}
-	const soon = time.Second
+	const soon = 2 * time.Second // enough to connect on a machine that is busy with the other tests
 	return []fault{
 		{"reset", "tcp", nettest.Reset(3), []Step{ask, Receive{}}, long, PhaseReceive, ConnectionReset, EndedByNone, ""},
 		{"end", "tcp", nettest.ReplyAfter(3, []byte("yes")), []Step{ask, Receive{}}, long, PhaseClose, None, EndedByPeerClosed, "yes"},
