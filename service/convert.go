@@ -1,8 +1,10 @@
 package service
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"syscall"
 	"strings"
 	"time"
 
@@ -261,8 +263,11 @@ func stepError(step resolve.Step) string {
 		return "skipped"
 	case step.Reason == resolve.ReasonNone:
 		return ""
-	case step.Err != nil:
-		return step.Reason.String() + ": " + step.Err.Error()
+	}
+	// Server and transport have fields of their own; of the error, the number alone is news.
+	var errno syscall.Errno
+	if errors.As(step.Err, &errno) {
+		return step.Reason.String() + ": " + errno.Error()
 	}
 	return step.Reason.String()
 }

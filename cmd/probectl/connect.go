@@ -21,7 +21,8 @@ func newConnectCommand(t *tool) *cobra.Command {
 		Use:   "connect TARGET...",
 		Short: "Can this port be reached, and if not, why?",
 		Long: `Open a connection to each target and close it again. All addresses of a target are tried,
-and each attempt is told. The targets are tried at the same time.
+and each attempt is told. The targets are tried at the same time; with -o json or yaml each
+is a document of its own, in the order in which they are given.
 
 TARGET is [SCHEME://]HOST:SERVICE, as for probectl exchange. By udp nothing is sent, so
 there success says only that there is a route.

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"time"
 
@@ -168,6 +170,12 @@ func serverAddress(text string) (string, error) {
 	}
 	if host == "" || port == "" {
 		return "", errors.New("give HOST or HOST:PORT")
+	}
+	if _, err := netip.ParseAddr(host); err != nil && strings.Contains(host, ":") {
+		return "", errors.New("an IPv6 address with a port stands in brackets, as [::1]:50051")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return "", fmt.Errorf("port %s is out of range: 1 to 65535", port)
 	}
 	return net.JoinHostPort(host, port), nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -22,6 +23,9 @@ thousands; they are fetched page by page and printed at the end.`,
   probectl services -o json | jq -r '.services[].name'`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
+			if limit < 0 {
+				return &usageError{fmt.Errorf("--limit %d: it is 0 or more", limit)}
+			}
 			return ask(command.Context(), t, probev1.NewNameServiceClient, allServices(limit), request,
 				func(p *printer, answer *probev1.ListServicesResponse) { serviceTable(p, answer.GetServices()) })
 		},
