@@ -33,10 +33,11 @@ func (s *server) end(signals <-chan os.Signal) error {
 	defer watch.Wait()
 	defer hurry()
 
-	s.log.Info("ending", "delay", s.options.drainDelay, "timeout", s.options.drainTimeout)
+	s.log.Info("ending", "delay", s.options.drainDelay.String(), "timeout", s.options.drainTimeout.String())
 	s.ready.Store(false)
 	s.health.Shutdown()
 	wait(ctx, s.options.drainDelay)
+	s.health.end()
 
 	var calls sync.WaitGroup
 	ended := make(chan struct{})
@@ -44,6 +45,7 @@ func (s *server) end(signals <-chan os.Signal) error {
 	calls.Go(func() {
 		// It fails only when its context ends, and this one does not: Close below ends it.
 		_ = s.http.Shutdown(context.Background())
+		s.rest.GracefulStop() // not before, since requests that HTTP has taken are yet to call it
 	})
 	go func() { calls.Wait(); close(ended) }()
 
@@ -52,8 +54,11 @@ func (s *server) end(signals <-chan os.Signal) error {
 		s.service.Drain()
 		waitFor(ctx, ended, drainedPatience)
 	}
+	// Stop waits for those who have connected and said nothing, as long as they may take for that.
+	s.accepted.close()
 	s.grpc.Stop()
 	closeErr := s.http.Close()
+	s.rest.Stop()
 	<-ended
 	if err := s.gateway.Close(); err != nil {
 		s.log.Warn("closing the gateway", "error", err)

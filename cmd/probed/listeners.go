@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"probed/service/echo"
 )
@@ -42,27 +44,38 @@ func listen(ctx context.Context, o options, echoed func(network string, bytes in
 		var listen net.ListenConfig
 		listener, err := listen.Listen(ctx, "tcp", want.address)
 		if err != nil {
-			return l, fmt.Errorf("%s: %w", want.flag, err)
+			return l, asUsage(fmt.Errorf("%s: %w", want.flag, err))
 		}
 		*want.listener = listener
 		if !want.guarded || addrPort(listener).Addr().IsLoopback() {
 			continue
 		}
 		if !o.insecureNoAuth {
-			return l, fmt.Errorf("%s %s would be reachable from outside of this host, and nobody would be asked who they are; "+
+			return l, usageError{fmt.Errorf("%s %s would be reachable from outside of this host, and nobody would be asked who they are; "+
 				"listen on loopback (127.0.0.1:%d), or, if all who can reach it may use this probe, add --insecure-no-auth",
-				want.flag, want.address, addrPort(listener).Port())
+				want.flag, want.address, addrPort(listener).Port())}
 		}
 		l.reachable++
 	}
 	for _, address := range o.echo {
 		listener, err := echo.Listen(ctx, echo.Config{Address: address, Echoed: echoed})
 		if err != nil {
-			return l, fmt.Errorf("--echo %s: %w", address, err)
+			return l, asUsage(fmt.Errorf("--echo %s: %w", address, err))
 		}
 		l.echo = append(l.echo, listener)
 	}
 	return l, nil
+}
+
+// asUsage marks an error as one of the command line when it says that an address is none.
+func asUsage(err error) error {
+	if _, ok := errors.AsType[*net.AddrError](err); ok {
+		return usageError{err}
+	}
+	if _, ok := errors.AsType[*echo.AddressError](err); ok {
+		return usageError{err}
+	}
+	return err
 }
 
 func (l *listeners) close() {
@@ -73,6 +86,51 @@ func (l *listeners) close() {
 	}
 	for _, listener := range l.echo {
 		_ = listener.Close()
+	}
+}
+
+// connections is a listener that can close the connections it has accepted.
+type connections struct {
+	net.Listener
+	mu   sync.Mutex
+	open map[*connection]struct{}
+}
+
+type connection struct {
+	net.Conn
+	of *connections
+}
+
+// Accept waits for the next connection.
+func (c *connections) Accept() (net.Conn, error) {
+	accepted, err := c.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open == nil {
+		c.open = make(map[*connection]struct{})
+	}
+	conn := &connection{accepted, c}
+	c.open[conn] = struct{}{}
+	return conn, nil
+}
+
+// Close closes the connection.
+func (c *connection) Close() error {
+	c.of.mu.Lock()
+	delete(c.of.open, c)
+	c.of.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// close closes all that are open.
+func (c *connections) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.open {
+		_ = conn.Conn.Close() // whoever uses it gets to know
 	}
 }
 

@@ -27,6 +27,8 @@ const (
 )
 
 func main() {
+	// Whoever reads the log may go; the callers stay.
+	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	os.Exit(run(context.Background(), os.Args[1:], os.Stderr, os.Stdout, os.Getenv, signals))
@@ -52,8 +54,13 @@ SIGTERM or SIGINT makes it end in good order; a second one makes it end at once.
 		Example: `  probed
   probed --echo tcp://127.0.0.1:7007 --echo udp://127.0.0.1:7007
   curl -s http://127.0.0.1:8080/v1/services/ssh`,
-		Version:       programVersion(),
-		Args:          cobra.NoArgs,
+		Version: programVersion(),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unexpected argument %q: probed takes flags only", args[0])}
+			}
+			return nil
+		},
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(command *cobra.Command, _ []string) error {
@@ -67,8 +74,7 @@ SIGTERM or SIGINT makes it end in good order; a second one makes it end at once.
 	o.register(command.Flags())
 	if err := command.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(stderr, "probed: %v\n", err)
-		var usage usageError
-		if errors.As(err, &usage) {
+		if _, ok := errors.AsType[usageError](err); ok {
 			return exitUsage
 		}
 		return exitFailure

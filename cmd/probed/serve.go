@@ -5,15 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -39,9 +40,11 @@ type server struct {
 	options   options
 	log       *slog.Logger
 	listeners *listeners
+	accepted  connections // of the gRPC listener
 	service   *service.Service
 	grpc      *grpc.Server
-	health    *health.Server
+	rest      *grpc.Server // behind the gateway
+	health    *healthService
 	gateway   *gateway.Gateway
 	http      *http.Server
 	ops       *http.Server
@@ -53,6 +56,10 @@ func serve(ctx context.Context, o options, stderr io.Writer, getenv func(string)
 	log, err := o.logger(stderr)
 	if err != nil {
 		return err
+	}
+	// One that an earlier run has left would be taken for this one's.
+	if err := os.Remove(o.listenFile); o.listenFile != "" && err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("--listen-file: %w", err)
 	}
 	counts := metrics.New(programVersion())
 	listeners, err := listen(ctx, o, counts.Echoed)
@@ -83,7 +90,7 @@ func assemble(o options, log *slog.Logger, listeners *listeners, counts *metrics
 	rules := &policy.Policy{Loopback: listeners.reachable == 0, Listeners: listeners.own()}
 	counts.Insecure(listeners.reachable)
 
-	s := &server{options: o, log: log, listeners: listeners, health: health.NewServer()}
+	s := &server{options: o, log: log, listeners: listeners, accepted: connections{Listener: listeners.grpc}, health: newHealthService()}
 	s.service = service.New(service.Config{
 		Policy:        service.DialPolicy(rules, counts.Decided),
 		Vantage:       vantage,
@@ -94,24 +101,29 @@ func assemble(o options, log *slog.Logger, listeners *listeners, counts *metrics
 	if err != nil {
 		return nil, err
 	}
-	s.grpc = grpc.NewServer(append(chain,
+	chain = append(chain,
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connectionWindow),
+		grpc.WaitForHandlers(true),
+	)
+	s.grpc = grpc.NewServer(slices.Concat(chain, []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.InitialWindowSize(streamWindow),
-		grpc.InitialConnWindowSize(connectionWindow),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
-		grpc.WaitForHandlers(true),
-	)...)
+	})...)
+	// All callers of REST share one connection, so what bounds one client's connection must not bound it.
+	s.rest = grpc.NewServer(chain...)
 	s.service.Register(s.grpc)
+	s.service.Register(s.rest)
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
 	if listeners.grpc != nil && addrPort(listeners.grpc).Addr().IsLoopback() {
 		reflection.Register(s.grpc)
 	}
 	counts.Initialize(s.grpc)
 
-	local, err := service.Local(s.grpc,
+	local, err := service.Local(s.rest,
 		grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(connectionWindow))
 	if err != nil {
 		return nil, err
@@ -141,7 +153,7 @@ func (s *server) run(ctx context.Context, signals <-chan os.Signal) error {
 	// When one listener fails, the context of the group ends, and with it the others.
 	group, ctx := errgroup.WithContext(ctx)
 	if s.listeners.grpc != nil {
-		group.Go(func() error { return s.grpc.Serve(s.listeners.grpc) })
+		group.Go(func() error { return ignoreClosed(s.grpc.Serve(&s.accepted)) })
 	}
 	if s.listeners.http != nil {
 		group.Go(func() error { return ignoreClosed(s.http.Serve(s.listeners.http)) })
@@ -156,10 +168,9 @@ func (s *server) run(ctx context.Context, signals <-chan os.Signal) error {
 		}
 		return s.end(signals)
 	})
-	if err := s.announce(); err != nil {
-		s.log.Error("cannot announce the listeners", "error", err)
-	}
 	s.ready.Store(true)
+	// Who waits for the file would wait for ever, so without it probed does not run.
+	group.Go(s.announce)
 	return group.Wait()
 }
 
@@ -170,11 +181,15 @@ func (s *server) announce() error {
 	if s.options.listenFile == "" {
 		return nil
 	}
-	return s.listeners.writeFile(s.options.listenFile)
+	if err := s.listeners.writeFile(s.options.listenFile); err != nil {
+		return fmt.Errorf("--listen-file: %w", err)
+	}
+	return nil
 }
 
+// ignoreClosed leaves out that a server was told to end, be it before it began.
 func ignoreClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, grpc.ErrServerStopped) {
 		return nil
 	}
 	return err

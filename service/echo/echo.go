@@ -42,6 +42,14 @@ type Config struct {
 	Echoed func(network string, bytes int)
 }
 
+// AddressError says why an address cannot be read.
+type AddressError struct {
+	Address string // as it was given
+	Reason  string // what is wrong, and what would be right
+}
+
+func (e *AddressError) Error() string { return fmt.Sprintf("echo address %q: %s", e.Address, e.Reason) }
+
 // Listener answers until it is closed.
 type Listener struct {
 	config  Config
@@ -55,11 +63,12 @@ type Listener struct {
 	running sync.WaitGroup
 }
 
-// Listen opens a listener. The file of a unix socket that a process which is gone has left behind is replaced.
+// Listen opens a listener. The file of a unix socket that a process which is gone has left behind is replaced. The error
+// is an [AddressError] or that of listening.
 func Listen(ctx context.Context, config Config) (*Listener, error) {
 	network, address, ok := strings.Cut(config.Address, "://")
 	if !ok {
-		return nil, fmt.Errorf("echo address %q: it is tcp://HOST:PORT, udp://HOST:PORT or unix://PATH", config.Address)
+		return nil, &AddressError{config.Address, "it is tcp://HOST:PORT, udp://HOST:PORT or unix://PATH"}
 	}
 	if config.MaxStreams == 0 {
 		config.MaxStreams = DefaultMaxStreams
@@ -75,7 +84,7 @@ func Listen(ctx context.Context, config Config) (*Listener, error) {
 		l.stream, err = listen.Listen(ctx, network, address)
 	case "unix":
 		if address == "" { // which the kernel would take for an abstract socket of its own choice
-			return nil, fmt.Errorf("echo address %q: no path", config.Address)
+			return nil, &AddressError{config.Address, "no path"}
 		}
 		if err = removeStale(address); err == nil {
 			l.stream, err = listen.Listen(ctx, network, address)
@@ -83,7 +92,7 @@ func Listen(ctx context.Context, config Config) (*Listener, error) {
 	case "udp":
 		l.packet, err = listen.ListenPacket(ctx, network, address)
 	default:
-		return nil, fmt.Errorf("echo address %q: unknown scheme %q: it is tcp, udp or unix", config.Address, network)
+		return nil, &AddressError{config.Address, fmt.Sprintf("unknown scheme %q: it is tcp, udp or unix", network)}
 	}
 	if err != nil {
 		return nil, err
