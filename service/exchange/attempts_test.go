@@ -121,15 +121,20 @@ func TestInterleave(t *testing.T) {
 			t.Errorf("%v became %v, want %v", tt.in, got, tt.want)
 		}
 	}
-	// The first of the other family is next, in the very exchange too.
+	// And so they do in an exchange.
 	good := nettest.TCP(t, nettest.Echo)
 	r := trial{
-		config:  Config{Resolve: hosts(t, "::1 x", "127.0.0.1 x", "127.0.0.2 x"), AttemptDelay: long},
+		config: Config{
+			Resolve: func(context.Context, string, resolve.Family) (*resolve.HostResult, error) {
+				return &resolve.HostResult{Addresses: of("::1", "100::1", "127.0.0.1"), Source: "files"}, nil
+			},
+			AttemptDelay: long,
+		},
 		request: Request{Target: Target{Scheme: "tcp", Host: "x", Port: good.Port()}},
 	}.run(t)
 	r.wants(t, PhaseClose, None, EndedByLastStep)
-	if got := r.events[0].(Resolved).Addresses; !slices.Equal(got, of("::1", "127.0.0.1", "127.0.0.2")) {
-		t.Errorf("tried in the order %v", got)
+	if got := r.events[0].(Resolved).Addresses; !slices.Equal(got, of("::1", "127.0.0.1", "100::1")) || len(r.Attempts) != 2 {
+		t.Errorf("tried %d in the order %v", len(r.Attempts), got)
 	}
 }
 

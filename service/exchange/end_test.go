@@ -131,26 +131,38 @@ func TestDeadlinesAreKept(t *testing.T) {
 		{trial{request: Request{Target: flood, Steps: []Step{Receive{}}}}, ReceiveTimeout},
 		{trial{request: Request{Target: quiet, Steps: []Step{Receive{}}}}, ReceiveTimeout},
 	} {
-		tt.x.request.Timeout = timeout
-		r := tt.x.run(t)
-		if r.Reason != tt.reason || r.EndedBy != EndedByDeadline {
-			t.Errorf("%v, ended by %d; want %v by the deadline", r.Reason, r.EndedBy, tt.reason)
-		}
-		if r.took < timeout || r.took > timeout+500*time.Millisecond {
-			t.Errorf("%v: took %v of %v", tt.reason, r.took, timeout)
-		}
+		soonAfter(t, timeout, func() time.Duration {
+			tt.x.ctx, tt.x.request.Timeout = t.Context(), timeout
+			r := tt.x.run(t)
+			if r.Reason != tt.reason || r.EndedBy != EndedByDeadline || r.took < timeout {
+				t.Errorf("%v, ended by %d after %v; want %v by the deadline", r.Reason, r.EndedBy, r.took, tt.reason)
+			}
+			return r.took
+		})
+		soonAfter(t, timeout, func() time.Duration {
+			ctx, cancel := context.WithCancel(t.Context())
+			tt.x.ctx, tt.x.request.Timeout = ctx, long
+			time.AfterFunc(timeout, cancel)
+			r := tt.x.run(t)
+			if r.Reason != Cancelled {
+				t.Errorf("%v, want CANCELLED", r.Reason)
+			}
+			return r.took
+		})
+	}
+}
 
-		ctx, cancel := context.WithCancel(t.Context())
-		tt.x.ctx, tt.x.request.Timeout = ctx, long
-		time.AfterFunc(timeout, cancel)
-		begin := time.Now()
-		if r := tt.x.run(t); r.Reason != Cancelled {
-			t.Errorf("%v, want CANCELLED", r.Reason)
-		}
-		if took := time.Since(begin); took > timeout+500*time.Millisecond {
-			t.Errorf("cancelled after %v, ended after %v", timeout, took)
+// soonAfter asserts that f takes at most half a second longer than its limit. It may take several tries, for a machine
+// that was busy elsewhere; what forgets its deadline is late each time.
+func soonAfter(t *testing.T, limit time.Duration, f func() time.Duration) {
+	t.Helper()
+	var took time.Duration
+	for range 3 {
+		if took = f(); took <= limit+500*time.Millisecond {
+			return
 		}
 	}
+	t.Errorf("took %v of %v", took, limit)
 }
 
 // The request's own timeout ends each phase as well; receive and send have tests of their own.

@@ -51,12 +51,12 @@ type Sent struct {
 	Elapsed time.Duration
 }
 
-// Chunk is what one read returned.
+// Chunk is what one read returned, or, of a stream, what several did while a send was stuck.
 type Chunk struct {
-	Data     []byte // valid until the call that hands it over returns
-	Offset   uint64 // bytes that came before
-	Elapsed  time.Duration
-	Datagram *Datagram // nil on streams
+	Data     []byte        // valid until the call that hands it over returns
+	Offset   uint64        // bytes that came before
+	Elapsed  time.Duration // when it was read, which may be before the event that came before this one
+	Datagram *Datagram     // nil on streams
 }
 
 // Datagram is what is told of a message: a datagram, or a record of a unixpacket socket.

@@ -7,7 +7,8 @@
 // by [ParseTarget] and [Request.Validate].
 //
 // Events are handed over synchronously. Nothing is read from the peer while the caller has not taken the event before,
-// so a caller who is slow slows down the peer, and nothing piles up in between.
+// so a caller who is slow slows down the peer, and nothing piles up in between. The one exception is a send that is stuck:
+// meanwhile what the peer says is read, up to a bound, since a peer that waits to be read may not read either.
 //
 // Every socket is opened by package dial, under its policy. Until the policy has admitted an address, no event is
 // handed out; when it admits none, none ever is, and the outcome says POLICY_DENIED.

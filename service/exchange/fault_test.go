@@ -146,6 +146,34 @@ func TestExchangesDoNotMix(t *testing.T) {
 	running.Wait()
 }
 
+// What one exchange holds, lent or put by, is not overwritten by the next that reads.
+func TestExchangesDoNotOverwrite(t *testing.T) {
+	t.Parallel()
+	exchanger := New(Config{Dial: dialer(admitAll), Resolve: hosts(t)})
+	other, otherTally := streamTarget(t, "unix", nettest.Flood(4096))
+	var nested int64
+	target, tally := streamTarget(t, "unix", nettest.HalfCloseThenRead([]byte("head\ntail")))
+	r := trial{
+		exchanger: exchanger,
+		request:   Request{Target: target, Steps: []Step{Receive{Delimiter: "\n"}, Send{Data: []byte("x")}, Receive{}}},
+		peer:      tally,
+		hook: func(event Event) error {
+			switch event.(type) {
+			case Chunk, Sent: // between the two, the buffer of the first has gone back
+				for range 20 {
+					nested += int64(trial{exchanger: exchanger, request: Request{Target: other, Steps: []Step{Receive{}}}}.run(t).BytesReceived)
+				}
+			}
+			return nil
+		},
+	}.run(t)
+	r.wants(t, PhaseClose, None, EndedByPeerClosed)
+	r.got(t, []byte("head\ntail"))
+	if nested == 0 || nested != otherTally.Sent.Load() {
+		t.Errorf("%d bytes in between, %d sent", nested, otherTally.Sent.Load())
+	}
+}
+
 // A dial that ends when it is told to, and not before, is waited for.
 func TestAttemptsAreWaitedFor(t *testing.T) {
 	t.Parallel()

@@ -101,6 +101,9 @@ func (o *Outcome) fail(f *failure, target Target) {
 	o.OK = false
 	o.Phase, o.Reason, o.Errno, o.Error = f.phase, f.reason, f.errno, f.text
 	o.Layer = f.reason.layer()
+	if target.IsUnix() && o.Layer == LayerInternet { // there is no network below a unix socket
+		o.Layer = LayerTransport
+	}
 	o.Hint = hint(f, target)
 	o.Resolution = f.lookup
 	o.EndedBy = EndedByNone

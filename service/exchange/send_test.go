@@ -3,6 +3,7 @@ package exchange
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -112,6 +113,43 @@ func TestReadAheadIsTakenInOrder(t *testing.T) {
 		if !slices.Contains(ends, end) {
 			t.Errorf("no chunk ends at %d: %d", end, ends)
 		}
+	}
+}
+
+// The kernel tells an error once. When it is reading ahead that finds the connection reset, the reads that follow still
+// end with it, behind what came before, and a write is told by it.
+func TestReadAheadKeepsTheError(t *testing.T) {
+	t.Parallel()
+	open := func() *session {
+		near, far := socketPair(t, unix.SOCK_STREAM)
+		for _, c := range []net.Conn{near, far} {
+			if _, err := c.Write([]byte("bye")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		far.Close() // with bytes unread, which is a reset
+		ctx, cancel := context.WithTimeout(t.Context(), long)
+		t.Cleanup(cancel)
+		s := &session{Exchanger: New(Config{}), request: &Request{Target: Target{Scheme: "unix"}}, ctx: ctx, callerCtx: ctx}
+		s.conn = newConn(near, s.request.Target, &s.buffers)
+		for s.readAhead() {
+		}
+		return s
+	}
+
+	s := open()
+	if piece, err := s.next(0, 0); err != nil || string(piece.data) != "bye" {
+		t.Errorf("read %q, %v", piece.data, err)
+	}
+	for range 2 {
+		if _, err := s.next(0, 0); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%v, want ECONNRESET", err)
+		}
+	}
+
+	s = open()
+	if err := s.lastWords(syscall.EPIPE); !errors.Is(err, syscall.ECONNRESET) || s.outcome.BytesReceived != 3 {
+		t.Errorf("%v after %d bytes; want ECONNRESET after 3", err, s.outcome.BytesReceived)
 	}
 }
 

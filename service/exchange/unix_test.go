@@ -74,6 +74,20 @@ func TestUnixFailures(t *testing.T) {
 	}
 }
 
+// The permissions of a file are no matter of the internet layer. (Root has them all, so no real socket shows it.)
+func TestUnixPermissionsAreNoNetwork(t *testing.T) {
+	t.Parallel()
+	refuse := func(_ context.Context, request dial.Request) (net.Conn, error) {
+		request.Admitted()
+		return nil, os.NewSyscallError("connect", unix.EACCES)
+	}
+	r := trial{config: Config{Dial: refuse}, request: Request{Target: Target{Scheme: "unix", Path: "/x"}}}.run(t)
+	r.wants(t, PhaseConnect, DeniedLocally, EndedByNone)
+	if r.Layer != LayerTransport {
+		t.Errorf("layer %d, want %d", r.Layer, LayerTransport)
+	}
+}
+
 // What a policy does not list is denied, whether or not there is something.
 func TestUnixDenied(t *testing.T) {
 	t.Parallel()
