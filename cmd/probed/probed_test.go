@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -88,8 +89,12 @@ func TestListeners(t *testing.T) {
 		if !strings.Contains(body, `"aGVsbG8="`) {
 			t.Errorf("%s: %s", target, body)
 		}
-		if got := p.metric(t, `probed_echo_bytes_total{network="`+target[1]+`"}`); got != "5" {
-			t.Errorf("%s echoed %s", target, got)
+		// What is echoed is counted a moment after it has gone.
+		series := `probed_echo_bytes_total{network="` + target[1] + `"}`
+		for deadline := time.Now().Add(patience); p.metric(t, series) != "5"; {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s is %s, want 5", series, p.metric(t, series))
+			}
 		}
 	}
 	// Unix sockets need a path that a policy lists.
