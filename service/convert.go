@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"syscall"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -265,8 +265,7 @@ func stepError(step resolve.Step) string {
 		return ""
 	}
 	// Server and transport have fields of their own; of the error, the number alone is news.
-	var errno syscall.Errno
-	if errors.As(step.Err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](step.Err); ok {
 		return step.Reason.String() + ": " + errno.Error()
 	}
 	return step.Reason.String()

@@ -39,10 +39,10 @@ func (r *record) reasonsOf() map[string]Reason {
 	return all
 }
 
-// at starts a peer on another loopback address, at a port that is known.
-func at(t testing.TB, address string, port uint16, handle func(net.Conn)) {
+// beside starts a peer on a second loopback address, 127.0.0.2, at a port that is known.
+func beside(t testing.TB, port uint16, handle func(net.Conn)) {
 	t.Helper()
-	nettest.Listen(t, "tcp", netip.AddrPortFrom(netip.MustParseAddr(address), port).String(), handle)
+	nettest.Listen(t, "tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port).String(), handle)
 }
 
 // When one address does not answer, the next is tried beside it, and the first to connect wins.
@@ -50,7 +50,7 @@ func TestNextAddressIsTriedBeside(t *testing.T) {
 	t.Parallel()
 	const delay = 100 * time.Millisecond
 	full := nettest.Backlog(t)
-	at(t, "127.0.0.2", full.Port(), nettest.Echo)
+	beside(t, full.Port(), nettest.Echo)
 	target := Target{Scheme: "tcp", Host: "both", Port: full.Port()}
 	r := trial{
 		config:  Config{Resolve: hosts(t, "127.0.0.1 both", "127.0.0.2 both"), AttemptDelay: delay},
@@ -72,7 +72,7 @@ func TestNextAddressIsTriedBeside(t *testing.T) {
 func TestNextAddressIsTriedAtOnce(t *testing.T) {
 	t.Parallel()
 	free := nettest.Refused(t)
-	at(t, "127.0.0.2", free.Port(), nettest.Echo)
+	beside(t, free.Port(), nettest.Echo)
 	target := Target{Scheme: "tcp", Host: "both", Port: free.Port()}
 	r := trial{
 		config:  Config{Resolve: hosts(t, "127.0.0.1 both", "127.0.0.2 both"), AttemptDelay: long},
@@ -186,7 +186,7 @@ func TestPolicyDeniesSome(t *testing.T) {
 	t.Parallel()
 	var denied atomic.Int64
 	bad := nettest.TCP(t, func(net.Conn) { denied.Add(1) })
-	at(t, "127.0.0.2", bad.Port(), nettest.Echo)
+	beside(t, bad.Port(), nettest.Echo)
 	r := trial{
 		config:  Config{Resolve: hosts(t, "127.0.0.1 x", "127.0.0.2 x"), Dial: dialer(deny("127.0.0.1")), AttemptDelay: long},
 		request: Request{Target: Target{Scheme: "tcp", Host: "x", Port: bad.Port()}},
@@ -274,7 +274,7 @@ func TestTwoConnectAtOnce(t *testing.T) {
 	t.Parallel()
 	handle := func(c net.Conn) { nettest.Echo(c) } // until the client closes
 	first := nettest.TCP(t, handle)
-	at(t, "127.0.0.2", first.Port(), handle)
+	beside(t, first.Port(), handle)
 	both := make(chan struct{}, 2)
 	gate := func(context.Context, dial.Destination) error {
 		both <- struct{}{}

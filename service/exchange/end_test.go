@@ -141,9 +141,10 @@ func TestDeadlinesAreKept(t *testing.T) {
 		})
 		soonAfter(t, timeout, func() time.Duration {
 			ctx, cancel := context.WithCancel(t.Context())
-			tt.x.ctx, tt.x.request.Timeout = ctx, long
+			x := trial{config: tt.x.config, request: tt.x.request, ctx: ctx}
+			x.request.Timeout = long
 			time.AfterFunc(timeout, cancel)
-			r := tt.x.run(t)
+			r := x.run(t)
 			if r.Reason != Cancelled {
 				t.Errorf("%v, want CANCELLED", r.Reason)
 			}

@@ -99,7 +99,7 @@ func TestNothingIsLeft(t *testing.T) {
 			f.run(t)
 		}
 		full := nettest.Backlog(t)
-		at(t, "127.0.0.2", full.Port(), nettest.Echo)
+		beside(t, full.Port(), nettest.Echo)
 		for _, x := range []trial{
 			{request: Request{Target: ipTarget("tcp", nettest.Refused(t))}},
 			{request: Request{Target: ipTarget("tcp", full), Timeout: 50 * time.Millisecond}},
