@@ -10,7 +10,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -318,5 +321,102 @@ func TestBounds(t *testing.T) {
 	_, err = probev1.NewNameServiceClient(p.conn).LookupService(t.Context(), &probev1.LookupServiceRequest{Name: strings.Repeat("x", 5<<20)})
 	if status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("%v", status.Code(err))
+	}
+}
+
+// As many exchanges by REST as one connection of gRPC may have, and more, hold up no other.
+func TestManyByREST(t *testing.T) {
+	t.Parallel()
+	p := start(t, "--drain-timeout=50ms")
+	const sessions = maxStreams + 50
+	target, _ := greeter(t)
+	outcomes := make(chan error, sessions)
+	var begun sync.WaitGroup
+	begun.Add(sessions)
+	for range sessions {
+		go func() { outcomes <- p.drained(t.Context(), target, begun.Done) }()
+	}
+	begun.Wait()
+	if code, body := p.get(t, "http", "/v1/ports/22"); code != http.StatusOK {
+		t.Errorf("%d: %s", code, body)
+	}
+	if got := p.metric(t, `probed_sessions_active{network="tcp"}`); got != fmt.Sprint(sessions) {
+		t.Errorf("%s active, want %d", got, sessions)
+	}
+	p.signals <- syscall.SIGTERM
+	for range sessions {
+		if err := <-outcomes; err != nil {
+			t.Error(err)
+		}
+	}
+	if code := p.wait(t); code != 0 {
+		t.Errorf("exit code %d: %s", code, p.stderr)
+	}
+}
+
+// drained opens an exchange by REST, tells when it has begun, and expects that it ends as DRAINED.
+func (p *program) drained(ctx context.Context, target string, begun func()) error {
+	begun = sync.OnceFunc(begun)
+	defer begun()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url("http", "/v1/exchange"), strings.NewReader(fmt.Sprintf(`{"target": %q}`, target)))
+	if err != nil {
+		return err
+	}
+	response, err := p.http.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	last := ""
+	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		if last = lines.Text(); strings.Contains(last, "chunk") {
+			begun()
+		}
+	}
+	if !strings.Contains(last, "REASON_DRAINED") {
+		return fmt.Errorf("the last event is %s", last)
+	}
+	return nil
+}
+
+// A log that nobody reads any more does not end the program.
+func TestLogPipeBreaks(t *testing.T) {
+	t.Parallel()
+	executable, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "ready")
+	command := exec.CommandContext(t.Context(), executable)
+	command.Args = []string{"probed", "--grpc-listen=127.0.0.1:0", "--http-listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0", "--listen-file=" + file}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command.Stderr = writer
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	if _, err := bufio.NewReader(reader).ReadString('\n'); err != nil {
+		t.Error(err)
+	}
+	reader.Close()
+	p := &program{http: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
+	for tick := time.NewTicker(5 * time.Millisecond); p.addresses == nil; <-tick.C {
+		if text, err := os.ReadFile(file); err == nil {
+			p.addresses = parseAddresses(t, string(text))
+		}
+	}
+	for range 3 { // each of which is a line of the log
+		if code, body := p.get(t, "http", "/v1/ports/22"); code != http.StatusOK {
+			t.Errorf("%d: %s", code, body)
+		}
+	}
+	if err := command.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := command.Wait(); err != nil {
+		t.Error(err)
 	}
 }
