@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"strings"
 
 	"buf.build/go/protovalidate"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
@@ -64,7 +65,13 @@ func Chain(config ChainConfig) ([]grpc.ServerOption, error) {
 
 // headerLink gives each request an id, and each answer its headers.
 func headerLink(vantage Vantage) Interceptors {
-	where := vantage.String()
+	// A host may have any bytes in its name, a header printable ASCII alone.
+	where := strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, vantage.String())
 	begin := func(ctx context.Context) (context.Context, metadata.MD) {
 		id := fmt.Sprintf("%016x", rand.Uint64()) // names a line in a log; it guards nothing
 		ctx = logging.InjectFields(ctx, logging.Fields{"request_id", id})

@@ -158,6 +158,33 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+// A host may be called anything: the headers say what can be said, and the messages too.
+func TestHeadersOfAnyVantage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(s *settings) {
+		s.Vantage = Vantage{Hostname: "b\u00fccher\xff\r\nx: y", Node: "n\xfe", Version: "v\x00"}
+	})
+	var header metadata.MD
+	_, err := probev1.NewNameServiceClient(w.conn).LookupPort(t.Context(), &probev1.LookupPortRequest{Port: 22}, grpc.Header(&header))
+	if want := []string{"b?cher???x: y on n?"}; err != nil || !slices.Equal(header.Get(VantageHeader), want) {
+		t.Errorf("%v, %q", err, header.Get(VantageHeader))
+	}
+	peer := nettest.TCP(t, nettest.Echo)
+	for by, c := range w.transports() {
+		all, err := events(t, c, &probev1.ExchangeRequest{Target: peer.String()})
+		if err != nil || len(all) == 0 {
+			t.Errorf("%s: %v", by, err)
+			continue
+		}
+		if vantage := all[len(all)-1].GetOutcome().GetVantage(); vantage.GetHostname() != "b\u00fccher\uFFFD\r\nx: y" || vantage.GetNode() != "n\uFFFD" {
+			t.Errorf("%s: %v", by, vantage)
+		}
+	}
+	if err := call(t, w, &probev1.DescribeVantageRequest{}); err != nil {
+		t.Error(err)
+	}
+}
+
 // Each call is one line when it has ended, with its id, its code and, of a failure of ours, the cause that the caller is
 // not told. What was sent and received is in none.
 func TestLog(t *testing.T) {

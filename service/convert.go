@@ -182,16 +182,18 @@ func (s *Service) outcomeMessage(o *exchange.Outcome) *probev1.Outcome {
 }
 
 func vantageMessage(v Vantage) *probev1.Vantage {
-	return &probev1.Vantage{Hostname: v.Hostname, Pod: v.Pod, Namespace: v.Namespace, Node: v.Node, Version: v.Version}
+	return &probev1.Vantage{
+		Hostname: text(v.Hostname), Pod: text(v.Pod), Namespace: text(v.Namespace), Node: text(v.Node), Version: text(v.Version),
+	}
 }
 
 func vantageDescription(v Vantage, facts *resolve.Vantage) *probev1.DescribeVantageResponse {
 	message := &probev1.DescribeVantageResponse{
 		Hostname:  text(facts.Hostname),
-		Pod:       v.Pod,
-		Namespace: v.Namespace,
-		Node:      v.Node,
-		Version:   v.Version,
+		Pod:       text(v.Pod),
+		Namespace: text(v.Namespace),
+		Node:      text(v.Node),
+		Version:   text(v.Version),
 		Resolver: &probev1.ResolverConfiguration{
 			Search:   texts(facts.Resolver.Search),
 			Ndots:    uint32(facts.Resolver.Ndots),

@@ -381,3 +381,43 @@ func TestResolutionFailure(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a request is, what is wrong with it is the caller's to mend, and told.
+func FuzzExchangeRequest(f *testing.F) {
+	halfClose := &probev1.Step{Step: &probev1.Step_HalfClose{HalfClose: &probev1.HalfClose{}}}
+	for _, request := range []*probev1.ExchangeRequest{
+		{}, {Target: "127.0.0.1:9"}, {Target: "unix:///x", Steps: []*probev1.Step{halfClose}}, {Target: "udp://[::1%25lo]:domain", Steps: []*probev1.Step{halfClose}},
+		{Target: "a:1", HoldOpen: true, BufferSize: -1, Timeout: &durationpb.Duration{Seconds: math.MaxInt64, Nanos: -1}},
+		receive(&probev1.Receive{Length: 5, Delimiter: "x", Idle: &durationpb.Duration{Nanos: math.MinInt32}, Count: 1, MaxBytes: -1}),
+	} {
+		message, err := proto.Marshal(request)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(message)
+	}
+	link, err := validationLink()
+	if err != nil {
+		f.Fatal(err)
+	}
+	server := &exchangeServer{Service: New(Config{})}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		message := &probev1.ExchangeRequest{}
+		if proto.Unmarshal(data, message) != nil {
+			return // it would not come this far
+		}
+		_, err := link.Unary(t.Context(), message, nil, func(context.Context, any) (any, error) {
+			_, err := server.exchangeRequest(message)
+			if err != nil {
+				err = statusOf(err)
+			}
+			return nil, err
+		})
+		if err == nil {
+			return
+		}
+		if code := status.Code(err); code != codes.InvalidArgument && code != codes.Unimplemented || errorInfo(err) == "" || violations(err) == "" {
+			t.Errorf("%v, reason %q, field %q: %v", err, errorInfo(err), violations(err), message)
+		}
+	})
+}

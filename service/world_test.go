@@ -249,15 +249,16 @@ func (c *restClient) exchange(ctx context.Context, request *probev1.ExchangeRequ
 		if err != nil {
 			return err
 		}
-		var envelope struct{ Result, Error json.RawMessage }
-		if err := json.Unmarshal(line, &envelope); err != nil {
-			return err
+		line = bytes.TrimSuffix(line, []byte("}\n"))
+		if text, ok := bytes.CutPrefix(line, []byte(`{"error":`)); ok {
+			return statusFromJSON(text)
 		}
-		if envelope.Error != nil {
-			return statusFromJSON(envelope.Error)
+		text, ok := bytes.CutPrefix(line, []byte(`{"result":`))
+		if !ok {
+			return fmt.Errorf("neither result nor error: %s", line)
 		}
 		event := &probev1.ExchangeResponse{}
-		if err := protojson.Unmarshal(envelope.Result, event); err != nil {
+		if err := protojson.Unmarshal(text, event); err != nil {
 			return err
 		}
 		each(event)
