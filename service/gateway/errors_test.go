@@ -56,7 +56,7 @@ func TestErrors(t *testing.T) {
 		{name: "too large", method: "POST", path: "/v1/exchange", body: strings.Repeat(" ", tooLarge), status: 413, code: 8, reason: refused},
 		{name: "too large for connect", method: "POST", path: "/v1/connect", body: strings.Repeat(" ", tooLarge), status: 413, code: 8, reason: refused},
 
-		// What the issue names.
+		// What is easily got wrong.
 		{name: "empty target", method: "POST", path: "/v1/exchange", body: `{"target": ""}`, status: 400, code: 3, reason: target, field: "target"},
 		{name: "unknown scheme", method: "POST", path: "/v1/exchange", body: `{"target": "gopher://127.0.0.1:70"}`, status: 400, code: 3, reason: target, field: "target", message: "gopher"},
 		{name: "port 70000", method: "POST", path: "/v1/exchange", body: `{"target": "127.0.0.1:70000"}`, status: 400, code: 3, reason: target, field: "target", message: "70000"},
