@@ -391,7 +391,10 @@ func (x *Datagram) GetLength() uint64 {
 type PeerClosed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When, counted from the beginning of the exchange.
-	Elapsed       *durationpb.Duration `protobuf:"bytes,1,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	Elapsed *durationpb.Duration `protobuf:"bytes,1,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	// Under TLS: the connection was closed without TLS saying so (no close_notify; RFC 8446, section 6.1), so what came may
+	// have been cut off.
+	Unclean       bool `protobuf:"varint,2,opt,name=unclean,proto3" json:"unclean,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -433,6 +436,13 @@ func (x *PeerClosed) GetElapsed() *durationpb.Duration {
 	return nil
 }
 
+func (x *PeerClosed) GetUnclean() bool {
+	if x != nil {
+		return x.Unclean
+	}
+	return false
+}
+
 var File_probe_v1_event_proto protoreflect.FileDescriptor
 
 const file_probe_v1_event_proto_rawDesc = "" +
@@ -462,10 +472,11 @@ const file_probe_v1_event_proto_rawDesc = "" +
 	"\bDatagram\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x1c\n" +
 	"\ttruncated\x18\x02 \x01(\bR\ttruncated\x12\x16\n" +
-	"\x06length\x18\x03 \x01(\x04R\x06length\"A\n" +
+	"\x06length\x18\x03 \x01(\x04R\x06length\"[\n" +
 	"\n" +
 	"PeerClosed\x123\n" +
-	"\aelapsed\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\aelapsedB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
+	"\aelapsed\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12\x18\n" +
+	"\aunclean\x18\x02 \x01(\bR\auncleanB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
 
 var (
 	file_probe_v1_event_proto_rawDescOnce sync.Once

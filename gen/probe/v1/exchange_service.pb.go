@@ -30,8 +30,23 @@ type ConnectRequest struct {
 	// Where to connect: `[scheme://]host:service`; required. What is wrong with it is INVALID_ARGUMENT,
 	// `ERROR_REASON_INVALID_TARGET`, and the message says what would be right.
 	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
-	// The most time for all of it, more than 0 and at most 10 minutes; unset: 60 s. One address gets at most 10 s of it.
-	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// The most time for all of it, more than 0 and at most 10 minutes; unset: 60 s. One address gets at most 10 s of it to
+	// connect, and 10 s for the TLS handshake.
+	Timeout *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Only addresses of this family, `AF_INET` or `AF_INET6`; unset: of both, unless the scheme says. A family that the
+	// scheme or a literal address contradicts is INVALID_ARGUMENT, as is any for a unix socket.
+	Family AddressFamily `protobuf:"varint,3,opt,name=family,proto3,enum=probe.v1.AddressFamily" json:"family,omitempty"`
+	// The address to connect from, one of this host's; unset: the kernel chooses. Addresses of the other family then fail
+	// with `ADDRESS_UNAVAILABLE`.
+	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	// The interface to connect through, by name (SO_BINDTODEVICE, socket(7)); unset: the routes decide.
+	Interface string `protobuf:"bytes,5,opt,name=interface,proto3" json:"interface,omitempty"`
+	// How TLS is to be spoken, for the scheme `tls`; unset: as the defaults say. Without either it is
+	// INVALID_ARGUMENT.
+	Tls *TlsOptions `protobuf:"bytes,6,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Check every address of the name, with the TLS handshake if the scheme is `tls`, rather than stop at the first that
+	// answers. The outcome is ok when all of them are, and each has its attempt.
+	AllAddresses  bool `protobuf:"varint,7,opt,name=all_addresses,json=allAddresses,proto3" json:"all_addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -78,6 +93,41 @@ func (x *ConnectRequest) GetTimeout() *durationpb.Duration {
 		return x.Timeout
 	}
 	return nil
+}
+
+func (x *ConnectRequest) GetFamily() AddressFamily {
+	if x != nil {
+		return x.Family
+	}
+	return AddressFamily_AF_UNSPEC
+}
+
+func (x *ConnectRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ConnectRequest) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *ConnectRequest) GetTls() *TlsOptions {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *ConnectRequest) GetAllAddresses() bool {
+	if x != nil {
+		return x.AllAddresses
+	}
+	return false
 }
 
 // ConnectResponse is how the connection went.
@@ -149,7 +199,18 @@ type ExchangeRequest struct {
 	BufferSize int32 `protobuf:"varint,6,opt,name=buffer_size,json=bufferSize,proto3" json:"buffer_size,omitempty"`
 	// The most time for all of it, more than 0 and at most 10 minutes; unset: 60 s. One address gets at most 10 s to
 	// connect.
-	Timeout       *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Only addresses of this family, `AF_INET` or `AF_INET6`; unset: of both, unless the scheme says. A family that the
+	// scheme or a literal address contradicts is INVALID_ARGUMENT, as is any for a unix socket.
+	Family AddressFamily `protobuf:"varint,8,opt,name=family,proto3,enum=probe.v1.AddressFamily" json:"family,omitempty"`
+	// The address to connect from, one of this host's; unset: the kernel chooses. Addresses of the other family then fail
+	// with `ADDRESS_UNAVAILABLE`.
+	Source string `protobuf:"bytes,9,opt,name=source,proto3" json:"source,omitempty"`
+	// The interface to connect through, by name (SO_BINDTODEVICE, socket(7)); unset: the routes decide.
+	Interface string `protobuf:"bytes,10,opt,name=interface,proto3" json:"interface,omitempty"`
+	// How TLS is to be spoken, for the scheme `tls` and the step `start_tls`; unset: as the defaults say. Without either it is
+	// INVALID_ARGUMENT.
+	Tls           *TlsOptions `protobuf:"bytes,11,opt,name=tls,proto3" json:"tls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -244,6 +305,34 @@ func (x *ExchangeRequest) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *ExchangeRequest) GetFamily() AddressFamily {
+	if x != nil {
+		return x.Family
+	}
+	return AddressFamily_AF_UNSPEC
+}
+
+func (x *ExchangeRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ExchangeRequest) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *ExchangeRequest) GetTls() *TlsOptions {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
 type isExchangeRequest_Payload interface {
 	isExchangeRequest_Payload()
 }
@@ -261,6 +350,295 @@ type ExchangeRequest_Text struct {
 func (*ExchangeRequest_Data) isExchangeRequest_Payload() {}
 
 func (*ExchangeRequest_Text) isExchangeRequest_Payload() {}
+
+// ConverseRequest is one frame from the caller. Their legal order stands at Converse.
+type ConverseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the caller has to say.
+	//
+	// Types that are valid to be assigned to Frame:
+	//
+	//	*ConverseRequest_Open
+	//	*ConverseRequest_Data
+	//	*ConverseRequest_HalfClose
+	//	*ConverseRequest_StartTls
+	//	*ConverseRequest_Close
+	Frame         isConverseRequest_Frame `protobuf_oneof:"frame"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConverseRequest) Reset() {
+	*x = ConverseRequest{}
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConverseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConverseRequest) ProtoMessage() {}
+
+func (x *ConverseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConverseRequest.ProtoReflect.Descriptor instead.
+func (*ConverseRequest) Descriptor() ([]byte, []int) {
+	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ConverseRequest) GetFrame() isConverseRequest_Frame {
+	if x != nil {
+		return x.Frame
+	}
+	return nil
+}
+
+func (x *ConverseRequest) GetOpen() *Open {
+	if x != nil {
+		if x, ok := x.Frame.(*ConverseRequest_Open); ok {
+			return x.Open
+		}
+	}
+	return nil
+}
+
+func (x *ConverseRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Frame.(*ConverseRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *ConverseRequest) GetHalfClose() *HalfClose {
+	if x != nil {
+		if x, ok := x.Frame.(*ConverseRequest_HalfClose); ok {
+			return x.HalfClose
+		}
+	}
+	return nil
+}
+
+func (x *ConverseRequest) GetStartTls() *StartTls {
+	if x != nil {
+		if x, ok := x.Frame.(*ConverseRequest_StartTls); ok {
+			return x.StartTls
+		}
+	}
+	return nil
+}
+
+func (x *ConverseRequest) GetClose() *Close {
+	if x != nil {
+		if x, ok := x.Frame.(*ConverseRequest_Close); ok {
+			return x.Close
+		}
+	}
+	return nil
+}
+
+type isConverseRequest_Frame interface {
+	isConverseRequest_Frame()
+}
+
+type ConverseRequest_Open struct {
+	// Open the connection. The first frame, and only the first.
+	Open *Open `protobuf:"bytes,1,opt,name=open,proto3,oneof"`
+}
+
+type ConverseRequest_Data struct {
+	// Send these bytes, up to 1 MiB; on a datagram socket they are one datagram, which may be empty.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type ConverseRequest_HalfClose struct {
+	// Close the sending side, as the step of Exchange does.
+	HalfClose *HalfClose `protobuf:"bytes,3,opt,name=half_close,json=halfClose,proto3,oneof"`
+}
+
+type ConverseRequest_StartTls struct {
+	// Go on with TLS, as the step of Exchange does. What the peer says in plain text from here on breaks the handshake.
+	StartTls *StartTls `protobuf:"bytes,4,opt,name=start_tls,json=startTls,proto3,oneof"`
+}
+
+type ConverseRequest_Close struct {
+	// Close the connection.
+	Close *Close `protobuf:"bytes,5,opt,name=close,proto3,oneof"`
+}
+
+func (*ConverseRequest_Open) isConverseRequest_Frame() {}
+
+func (*ConverseRequest_Data) isConverseRequest_Frame() {}
+
+func (*ConverseRequest_HalfClose) isConverseRequest_Frame() {}
+
+func (*ConverseRequest_StartTls) isConverseRequest_Frame() {}
+
+func (*ConverseRequest_Close) isConverseRequest_Frame() {}
+
+// Open is the frame that begins a conversation.
+type Open struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where to connect: `[scheme://]host:service`; required. What is wrong with it is INVALID_ARGUMENT,
+	// `ERROR_REASON_INVALID_TARGET`, and the message says what would be right.
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// The most time until the connection is open, TLS included where the scheme asks for it; more than 0 and at most 10
+	// minutes; unset: 60 s. One address gets at most 10 s to connect. What comes after has no limit but `idle`.
+	Timeout *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// End when nothing has passed either way for this long; more than 0 and at most 10 minutes; unset: 5 minutes. That is
+	// an end like any other, `ENDED_BY_IDLE`.
+	Idle *durationpb.Duration `protobuf:"bytes,3,opt,name=idle,proto3" json:"idle,omitempty"`
+	// The most bytes of one chunk, as in ExchangeRequest.
+	BufferSize int32 `protobuf:"varint,4,opt,name=buffer_size,json=bufferSize,proto3" json:"buffer_size,omitempty"`
+	// Only addresses of this family, `AF_INET` or `AF_INET6`; unset: of both, unless the scheme says. A family that the
+	// scheme or a literal address contradicts is INVALID_ARGUMENT, as is any for a unix socket.
+	Family AddressFamily `protobuf:"varint,5,opt,name=family,proto3,enum=probe.v1.AddressFamily" json:"family,omitempty"`
+	// The address to connect from, one of this host's; unset: the kernel chooses. Addresses of the other family then fail
+	// with `ADDRESS_UNAVAILABLE`.
+	Source string `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`
+	// The interface to connect through, by name (SO_BINDTODEVICE, socket(7)); unset: the routes decide.
+	Interface string `protobuf:"bytes,7,opt,name=interface,proto3" json:"interface,omitempty"`
+	// How TLS is to be spoken, for the scheme `tls` and the frame `start_tls`; unset: as the defaults say.
+	Tls           *TlsOptions `protobuf:"bytes,8,opt,name=tls,proto3" json:"tls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Open) Reset() {
+	*x = Open{}
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Open) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Open) ProtoMessage() {}
+
+func (x *Open) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Open.ProtoReflect.Descriptor instead.
+func (*Open) Descriptor() ([]byte, []int) {
+	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Open) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Open) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Open) GetIdle() *durationpb.Duration {
+	if x != nil {
+		return x.Idle
+	}
+	return nil
+}
+
+func (x *Open) GetBufferSize() int32 {
+	if x != nil {
+		return x.BufferSize
+	}
+	return 0
+}
+
+func (x *Open) GetFamily() AddressFamily {
+	if x != nil {
+		return x.Family
+	}
+	return AddressFamily_AF_UNSPEC
+}
+
+func (x *Open) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Open) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Open) GetTls() *TlsOptions {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// Close is the frame that ends a conversation: the connection is closed, and the outcome comes.
+type Close struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Close) Reset() {
+	*x = Close{}
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Close) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Close) ProtoMessage() {}
+
+func (x *Close) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Close.ProtoReflect.Descriptor instead.
+func (*Close) Descriptor() ([]byte, []int) {
+	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{5}
+}
 
 // Step is one thing to do with an open connection.
 type Step struct {
@@ -281,7 +659,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[3]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -293,7 +671,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[3]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -306,7 +684,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{3}
+	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Step) GetStep() isStep_Step {
@@ -371,12 +749,14 @@ type Step_Send struct {
 }
 
 type Step_Expect struct {
-	// Wait for certain bytes. Not done yet: UNIMPLEMENTED.
+	// Wait for certain bytes.
 	Expect *Expect `protobuf:"bytes,2,opt,name=expect,proto3,oneof"`
 }
 
 type Step_StartTls struct {
-	// Go on with TLS. Not done yet: UNIMPLEMENTED.
+	// Go on with TLS, as STARTTLS of SMTP or IMAP and the SSLRequest of PostgreSQL mean it. Bytes that the steps before
+	// have left over make it fail with `TLS_HANDSHAKE`: nothing the peer said in plain text may pass for what it says
+	// under TLS (CVE-2011-0411). INVALID_ARGUMENT on sockets that are no stream, behind a half-close, and a second time.
 	StartTls *StartTls `protobuf:"bytes,3,opt,name=start_tls,json=startTls,proto3,oneof"`
 }
 
@@ -417,7 +797,7 @@ type Send struct {
 
 func (x *Send) Reset() {
 	*x = Send{}
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[4]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +809,7 @@ func (x *Send) String() string {
 func (*Send) ProtoMessage() {}
 
 func (x *Send) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[4]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +822,7 @@ func (x *Send) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Send.ProtoReflect.Descriptor instead.
 func (*Send) Descriptor() ([]byte, []int) {
-	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{4}
+	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Send) GetContent() isSend_Content {
@@ -480,7 +860,9 @@ type Send_Data struct {
 }
 
 type Send_Text struct {
-	// The text, sent as UTF-8, up to 1 MiB.
+	// The text, sent as UTF-8, up to 1 MiB. Behind an `expect` with a regular expression, `${1}`, `${2}`, … and `${name}`
+	// are replaced by what its groups matched, and `${0}` by all of the match; a group that it does not have is
+	// INVALID_ARGUMENT. The latest such `expect` counts. `data` is sent as it is.
 	Text string `protobuf:"bytes,2,opt,name=text,proto3,oneof"`
 }
 
@@ -488,7 +870,12 @@ func (*Send_Data) isSend_Content() {}
 
 func (*Send_Text) isSend_Content() {}
 
-// Expect is the step that waits until certain bytes have come; what comes after them stays for the next step.
+// Expect is the step that waits until certain bytes have come; what comes after them stays for the next step. It is for
+// streams; elsewhere INVALID_ARGUMENT.
+//
+// It looks at no more than the first 64 KiB that come while it waits. When these do not have it, when the peer closes or
+// when the time is over, and something else has come, that is `EXPECT_FAILED`; when nothing at all has come,
+// `PEER_CLOSED_EARLY` or `RECEIVE_TIMEOUT`.
 type Expect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What to wait for.
@@ -505,7 +892,7 @@ type Expect struct {
 
 func (x *Expect) Reset() {
 	*x = Expect{}
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[5]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +904,7 @@ func (x *Expect) String() string {
 func (*Expect) ProtoMessage() {}
 
 func (x *Expect) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[5]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +917,7 @@ func (x *Expect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expect.ProtoReflect.Descriptor instead.
 func (*Expect) Descriptor() ([]byte, []int) {
-	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{5}
+	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Expect) GetPattern() isExpect_Pattern {
@@ -582,7 +969,11 @@ type Expect_Text struct {
 }
 
 type Expect_Regex struct {
-	// What this regular expression (RE2) matches.
+	// What this regular expression (RE2) matches. It is tried on each line that comes, without the line's end (`\n` or
+	// `\r\n`), `^` and `$` being the borders of the line; the first line in which it matches is consumed whole. If it
+	// matches no line, it is tried on all that has come, for expressions that span lines, and consumes what it matches.
+	// A line without an end, such as a prompt, is tried when nothing more has come for 0.1 s or the peer has closed, and
+	// is consumed up to the end of the match.
 	Regex string `protobuf:"bytes,3,opt,name=regex,proto3,oneof"`
 }
 
@@ -592,10 +983,10 @@ func (*Expect_Text) isExpect_Pattern() {}
 
 func (*Expect_Regex) isExpect_Pattern() {}
 
-// StartTls is the step that begins TLS on the connection.
+// StartTls is the step that begins TLS on the connection, as `tls` of the request says.
 type StartTls struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name the certificate must be for, sent as SNI; unset: the target's host.
+	// The name the certificate must be for, sent as SNI; unset: that of `tls`, or the target's host.
 	ServerName    string `protobuf:"bytes,1,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -603,7 +994,7 @@ type StartTls struct {
 
 func (x *StartTls) Reset() {
 	*x = StartTls{}
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[6]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +1006,7 @@ func (x *StartTls) String() string {
 func (*StartTls) ProtoMessage() {}
 
 func (x *StartTls) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[6]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +1019,7 @@ func (x *StartTls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartTls.ProtoReflect.Descriptor instead.
 func (*StartTls) Descriptor() ([]byte, []int) {
-	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{6}
+	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StartTls) GetServerName() string {
@@ -647,7 +1038,7 @@ type HalfClose struct {
 
 func (x *HalfClose) Reset() {
 	*x = HalfClose{}
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[7]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +1050,7 @@ func (x *HalfClose) String() string {
 func (*HalfClose) ProtoMessage() {}
 
 func (x *HalfClose) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[7]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +1063,7 @@ func (x *HalfClose) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HalfClose.ProtoReflect.Descriptor instead.
 func (*HalfClose) Descriptor() ([]byte, []int) {
-	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{7}
+	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{10}
 }
 
 // Receive is the step that reads until one of its rules holds, whichever is first. With none it reads until the peer
@@ -704,7 +1095,7 @@ type Receive struct {
 
 func (x *Receive) Reset() {
 	*x = Receive{}
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[8]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +1107,7 @@ func (x *Receive) String() string {
 func (*Receive) ProtoMessage() {}
 
 func (x *Receive) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[8]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +1120,7 @@ func (x *Receive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receive.ProtoReflect.Descriptor instead.
 func (*Receive) Descriptor() ([]byte, []int) {
-	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{8}
+	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Receive) GetLength() int64 {
@@ -789,7 +1180,7 @@ type ExchangeResponse struct {
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[9]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +1192,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_exchange_service_proto_msgTypes[9]
+	mi := &file_probe_v1_exchange_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +1205,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{9}
+	return file_probe_v1_exchange_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExchangeResponse) GetEvent() isExchangeResponse_Event {
@@ -960,13 +1351,20 @@ var File_probe_v1_exchange_service_proto protoreflect.FileDescriptor
 
 const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fprobe/v1/exchange_service.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14probe/v1/event.proto\x1a\x16probe/v1/outcome.proto\"v\n" +
+	"\x1fprobe/v1/exchange_service.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14probe/v1/event.proto\x1a\x16probe/v1/outcome.proto\x1a\x15probe/v1/socket.proto\x1a\x12probe/v1/tls.proto\"\xcd\x02\n" +
 	"\x0eConnectRequest\x12 \n" +
 	"\x06target\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x06target\x12B\n" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\atimeout\">\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\atimeout\x12=\n" +
+	"\x06family\x18\x03 \x01(\x0e2\x17.probe.v1.AddressFamilyB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\n" +
+	"R\x06family\x12\"\n" +
+	"\x06source\x18\x04 \x01(\tB\n" +
+	"\xbaH\a\xd8\x01\x01r\x02p\x01R\x06source\x12%\n" +
+	"\tinterface\x18\x05 \x01(\tB\a\xbaH\x04r\x02(\x0fR\tinterface\x12&\n" +
+	"\x03tls\x18\x06 \x01(\v2\x14.probe.v1.TlsOptionsR\x03tls\x12#\n" +
+	"\rall_addresses\x18\a \x01(\bR\fallAddresses\">\n" +
 	"\x0fConnectResponse\x12+\n" +
-	"\aoutcome\x18\x01 \x01(\v2\x11.probe.v1.OutcomeR\aoutcome\"\xc0\x02\n" +
+	"\aoutcome\x18\x01 \x01(\v2\x11.probe.v1.OutcomeR\aoutcome\"\xf2\x03\n" +
 	"\x0fExchangeRequest\x12 \n" +
 	"\x06target\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x06target\x12\x1f\n" +
 	"\x04data\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x04data\x12\x1f\n" +
@@ -976,8 +1374,38 @@ const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"\vbuffer_size\x18\x06 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80@(\x00R\n" +
 	"bufferSize\x12B\n" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\atimeoutB\t\n" +
-	"\apayload\"\xff\x01\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\atimeout\x12=\n" +
+	"\x06family\x18\b \x01(\x0e2\x17.probe.v1.AddressFamilyB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\n" +
+	"R\x06family\x12\"\n" +
+	"\x06source\x18\t \x01(\tB\n" +
+	"\xbaH\a\xd8\x01\x01r\x02p\x01R\x06source\x12%\n" +
+	"\tinterface\x18\n" +
+	" \x01(\tB\a\xbaH\x04r\x02(\x0fR\tinterface\x12&\n" +
+	"\x03tls\x18\v \x01(\v2\x14.probe.v1.TlsOptionsR\x03tlsB\t\n" +
+	"\apayload\"\xfa\x01\n" +
+	"\x0fConverseRequest\x12$\n" +
+	"\x04open\x18\x01 \x01(\v2\x0e.probe.v1.OpenH\x00R\x04open\x12\x1f\n" +
+	"\x04data\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x04data\x124\n" +
+	"\n" +
+	"half_close\x18\x03 \x01(\v2\x13.probe.v1.HalfCloseH\x00R\thalfClose\x121\n" +
+	"\tstart_tls\x18\x04 \x01(\v2\x12.probe.v1.StartTlsH\x00R\bstartTls\x12'\n" +
+	"\x05close\x18\x05 \x01(\v2\x0f.probe.v1.CloseH\x00R\x05closeB\x0e\n" +
+	"\x05frame\x12\x05\xbaH\x02\b\x01\"\x8a\x03\n" +
+	"\x04Open\x12 \n" +
+	"\x06target\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x06target\x12B\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\atimeout\x12<\n" +
+	"\x04idle\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\x04idle\x12,\n" +
+	"\vbuffer_size\x18\x04 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80@(\x00R\n" +
+	"bufferSize\x12=\n" +
+	"\x06family\x18\x05 \x01(\x0e2\x17.probe.v1.AddressFamilyB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\n" +
+	"R\x06family\x12\"\n" +
+	"\x06source\x18\x06 \x01(\tB\n" +
+	"\xbaH\a\xd8\x01\x01r\x02p\x01R\x06source\x12%\n" +
+	"\tinterface\x18\a \x01(\tB\a\xbaH\x04r\x02(\x0fR\tinterface\x12&\n" +
+	"\x03tls\x18\b \x01(\v2\x14.probe.v1.TlsOptionsR\x03tls\"\a\n" +
+	"\x05Close\"\xff\x01\n" +
 	"\x04Step\x12$\n" +
 	"\x04send\x18\x01 \x01(\v2\x0e.probe.v1.SendH\x00R\x04send\x12*\n" +
 	"\x06expect\x18\x02 \x01(\v2\x10.probe.v1.ExpectH\x00R\x06expect\x121\n" +
@@ -1020,10 +1448,11 @@ const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"\vpeer_closed\x18\a \x01(\v2\x14.probe.v1.PeerClosedH\x00R\n" +
 	"peerClosed\x12-\n" +
 	"\aoutcome\x18\b \x01(\v2\x11.probe.v1.OutcomeH\x00R\aoutcomeB\a\n" +
-	"\x05event2\xc7\x01\n" +
+	"\x05event2\x8e\x02\n" +
 	"\x0fExchangeService\x12V\n" +
 	"\aConnect\x12\x18.probe.v1.ConnectRequest\x1a\x19.probe.v1.ConnectResponse\"\x16\x82\xd3\xe4\x93\x02\x10:\x01*\"\v/v1/connect\x12\\\n" +
-	"\bExchange\x12\x19.probe.v1.ExchangeRequest\x1a\x1a.probe.v1.ExchangeResponse\"\x17\x82\xd3\xe4\x93\x02\x11:\x01*\"\f/v1/exchange0\x01B\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
+	"\bExchange\x12\x19.probe.v1.ExchangeRequest\x1a\x1a.probe.v1.ExchangeResponse\"\x17\x82\xd3\xe4\x93\x02\x11:\x01*\"\f/v1/exchange0\x01\x12E\n" +
+	"\bConverse\x12\x19.probe.v1.ConverseRequest\x1a\x1a.probe.v1.ExchangeResponse(\x010\x01B\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
 
 var (
 	file_probe_v1_exchange_service_proto_rawDescOnce sync.Once
@@ -1037,56 +1466,75 @@ func file_probe_v1_exchange_service_proto_rawDescGZIP() []byte {
 	return file_probe_v1_exchange_service_proto_rawDescData
 }
 
-var file_probe_v1_exchange_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_probe_v1_exchange_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_probe_v1_exchange_service_proto_goTypes = []any{
 	(*ConnectRequest)(nil),      // 0: probe.v1.ConnectRequest
 	(*ConnectResponse)(nil),     // 1: probe.v1.ConnectResponse
 	(*ExchangeRequest)(nil),     // 2: probe.v1.ExchangeRequest
-	(*Step)(nil),                // 3: probe.v1.Step
-	(*Send)(nil),                // 4: probe.v1.Send
-	(*Expect)(nil),              // 5: probe.v1.Expect
-	(*StartTls)(nil),            // 6: probe.v1.StartTls
-	(*HalfClose)(nil),           // 7: probe.v1.HalfClose
-	(*Receive)(nil),             // 8: probe.v1.Receive
-	(*ExchangeResponse)(nil),    // 9: probe.v1.ExchangeResponse
-	(*durationpb.Duration)(nil), // 10: google.protobuf.Duration
-	(*Outcome)(nil),             // 11: probe.v1.Outcome
-	(*Resolved)(nil),            // 12: probe.v1.Resolved
-	(*Attempt)(nil),             // 13: probe.v1.Attempt
-	(*Connected)(nil),           // 14: probe.v1.Connected
-	(*TlsInfo)(nil),             // 15: probe.v1.TlsInfo
-	(*Sent)(nil),                // 16: probe.v1.Sent
-	(*Chunk)(nil),               // 17: probe.v1.Chunk
-	(*PeerClosed)(nil),          // 18: probe.v1.PeerClosed
+	(*ConverseRequest)(nil),     // 3: probe.v1.ConverseRequest
+	(*Open)(nil),                // 4: probe.v1.Open
+	(*Close)(nil),               // 5: probe.v1.Close
+	(*Step)(nil),                // 6: probe.v1.Step
+	(*Send)(nil),                // 7: probe.v1.Send
+	(*Expect)(nil),              // 8: probe.v1.Expect
+	(*StartTls)(nil),            // 9: probe.v1.StartTls
+	(*HalfClose)(nil),           // 10: probe.v1.HalfClose
+	(*Receive)(nil),             // 11: probe.v1.Receive
+	(*ExchangeResponse)(nil),    // 12: probe.v1.ExchangeResponse
+	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
+	(AddressFamily)(0),          // 14: probe.v1.AddressFamily
+	(*TlsOptions)(nil),          // 15: probe.v1.TlsOptions
+	(*Outcome)(nil),             // 16: probe.v1.Outcome
+	(*Resolved)(nil),            // 17: probe.v1.Resolved
+	(*Attempt)(nil),             // 18: probe.v1.Attempt
+	(*Connected)(nil),           // 19: probe.v1.Connected
+	(*TlsInfo)(nil),             // 20: probe.v1.TlsInfo
+	(*Sent)(nil),                // 21: probe.v1.Sent
+	(*Chunk)(nil),               // 22: probe.v1.Chunk
+	(*PeerClosed)(nil),          // 23: probe.v1.PeerClosed
 }
 var file_probe_v1_exchange_service_proto_depIdxs = []int32{
-	10, // 0: probe.v1.ConnectRequest.timeout:type_name -> google.protobuf.Duration
-	11, // 1: probe.v1.ConnectResponse.outcome:type_name -> probe.v1.Outcome
-	3,  // 2: probe.v1.ExchangeRequest.steps:type_name -> probe.v1.Step
-	10, // 3: probe.v1.ExchangeRequest.timeout:type_name -> google.protobuf.Duration
-	4,  // 4: probe.v1.Step.send:type_name -> probe.v1.Send
-	5,  // 5: probe.v1.Step.expect:type_name -> probe.v1.Expect
-	6,  // 6: probe.v1.Step.start_tls:type_name -> probe.v1.StartTls
-	7,  // 7: probe.v1.Step.half_close:type_name -> probe.v1.HalfClose
-	8,  // 8: probe.v1.Step.receive:type_name -> probe.v1.Receive
-	10, // 9: probe.v1.Receive.idle:type_name -> google.protobuf.Duration
-	12, // 10: probe.v1.ExchangeResponse.resolved:type_name -> probe.v1.Resolved
-	13, // 11: probe.v1.ExchangeResponse.attempt:type_name -> probe.v1.Attempt
-	14, // 12: probe.v1.ExchangeResponse.connected:type_name -> probe.v1.Connected
-	15, // 13: probe.v1.ExchangeResponse.tls:type_name -> probe.v1.TlsInfo
-	16, // 14: probe.v1.ExchangeResponse.sent:type_name -> probe.v1.Sent
-	17, // 15: probe.v1.ExchangeResponse.chunk:type_name -> probe.v1.Chunk
-	18, // 16: probe.v1.ExchangeResponse.peer_closed:type_name -> probe.v1.PeerClosed
-	11, // 17: probe.v1.ExchangeResponse.outcome:type_name -> probe.v1.Outcome
-	0,  // 18: probe.v1.ExchangeService.Connect:input_type -> probe.v1.ConnectRequest
-	2,  // 19: probe.v1.ExchangeService.Exchange:input_type -> probe.v1.ExchangeRequest
-	1,  // 20: probe.v1.ExchangeService.Connect:output_type -> probe.v1.ConnectResponse
-	9,  // 21: probe.v1.ExchangeService.Exchange:output_type -> probe.v1.ExchangeResponse
-	20, // [20:22] is the sub-list for method output_type
-	18, // [18:20] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	13, // 0: probe.v1.ConnectRequest.timeout:type_name -> google.protobuf.Duration
+	14, // 1: probe.v1.ConnectRequest.family:type_name -> probe.v1.AddressFamily
+	15, // 2: probe.v1.ConnectRequest.tls:type_name -> probe.v1.TlsOptions
+	16, // 3: probe.v1.ConnectResponse.outcome:type_name -> probe.v1.Outcome
+	6,  // 4: probe.v1.ExchangeRequest.steps:type_name -> probe.v1.Step
+	13, // 5: probe.v1.ExchangeRequest.timeout:type_name -> google.protobuf.Duration
+	14, // 6: probe.v1.ExchangeRequest.family:type_name -> probe.v1.AddressFamily
+	15, // 7: probe.v1.ExchangeRequest.tls:type_name -> probe.v1.TlsOptions
+	4,  // 8: probe.v1.ConverseRequest.open:type_name -> probe.v1.Open
+	10, // 9: probe.v1.ConverseRequest.half_close:type_name -> probe.v1.HalfClose
+	9,  // 10: probe.v1.ConverseRequest.start_tls:type_name -> probe.v1.StartTls
+	5,  // 11: probe.v1.ConverseRequest.close:type_name -> probe.v1.Close
+	13, // 12: probe.v1.Open.timeout:type_name -> google.protobuf.Duration
+	13, // 13: probe.v1.Open.idle:type_name -> google.protobuf.Duration
+	14, // 14: probe.v1.Open.family:type_name -> probe.v1.AddressFamily
+	15, // 15: probe.v1.Open.tls:type_name -> probe.v1.TlsOptions
+	7,  // 16: probe.v1.Step.send:type_name -> probe.v1.Send
+	8,  // 17: probe.v1.Step.expect:type_name -> probe.v1.Expect
+	9,  // 18: probe.v1.Step.start_tls:type_name -> probe.v1.StartTls
+	10, // 19: probe.v1.Step.half_close:type_name -> probe.v1.HalfClose
+	11, // 20: probe.v1.Step.receive:type_name -> probe.v1.Receive
+	13, // 21: probe.v1.Receive.idle:type_name -> google.protobuf.Duration
+	17, // 22: probe.v1.ExchangeResponse.resolved:type_name -> probe.v1.Resolved
+	18, // 23: probe.v1.ExchangeResponse.attempt:type_name -> probe.v1.Attempt
+	19, // 24: probe.v1.ExchangeResponse.connected:type_name -> probe.v1.Connected
+	20, // 25: probe.v1.ExchangeResponse.tls:type_name -> probe.v1.TlsInfo
+	21, // 26: probe.v1.ExchangeResponse.sent:type_name -> probe.v1.Sent
+	22, // 27: probe.v1.ExchangeResponse.chunk:type_name -> probe.v1.Chunk
+	23, // 28: probe.v1.ExchangeResponse.peer_closed:type_name -> probe.v1.PeerClosed
+	16, // 29: probe.v1.ExchangeResponse.outcome:type_name -> probe.v1.Outcome
+	0,  // 30: probe.v1.ExchangeService.Connect:input_type -> probe.v1.ConnectRequest
+	2,  // 31: probe.v1.ExchangeService.Exchange:input_type -> probe.v1.ExchangeRequest
+	3,  // 32: probe.v1.ExchangeService.Converse:input_type -> probe.v1.ConverseRequest
+	1,  // 33: probe.v1.ExchangeService.Connect:output_type -> probe.v1.ConnectResponse
+	12, // 34: probe.v1.ExchangeService.Exchange:output_type -> probe.v1.ExchangeResponse
+	12, // 35: probe.v1.ExchangeService.Converse:output_type -> probe.v1.ExchangeResponse
+	33, // [33:36] is the sub-list for method output_type
+	30, // [30:33] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_probe_v1_exchange_service_proto_init() }
@@ -1096,27 +1544,36 @@ func file_probe_v1_exchange_service_proto_init() {
 	}
 	file_probe_v1_event_proto_init()
 	file_probe_v1_outcome_proto_init()
+	file_probe_v1_socket_proto_init()
+	file_probe_v1_tls_proto_init()
 	file_probe_v1_exchange_service_proto_msgTypes[2].OneofWrappers = []any{
 		(*ExchangeRequest_Data)(nil),
 		(*ExchangeRequest_Text)(nil),
 	}
 	file_probe_v1_exchange_service_proto_msgTypes[3].OneofWrappers = []any{
+		(*ConverseRequest_Open)(nil),
+		(*ConverseRequest_Data)(nil),
+		(*ConverseRequest_HalfClose)(nil),
+		(*ConverseRequest_StartTls)(nil),
+		(*ConverseRequest_Close)(nil),
+	}
+	file_probe_v1_exchange_service_proto_msgTypes[6].OneofWrappers = []any{
 		(*Step_Send)(nil),
 		(*Step_Expect)(nil),
 		(*Step_StartTls)(nil),
 		(*Step_HalfClose)(nil),
 		(*Step_Receive)(nil),
 	}
-	file_probe_v1_exchange_service_proto_msgTypes[4].OneofWrappers = []any{
+	file_probe_v1_exchange_service_proto_msgTypes[7].OneofWrappers = []any{
 		(*Send_Data)(nil),
 		(*Send_Text)(nil),
 	}
-	file_probe_v1_exchange_service_proto_msgTypes[5].OneofWrappers = []any{
+	file_probe_v1_exchange_service_proto_msgTypes[8].OneofWrappers = []any{
 		(*Expect_Data)(nil),
 		(*Expect_Text)(nil),
 		(*Expect_Regex)(nil),
 	}
-	file_probe_v1_exchange_service_proto_msgTypes[9].OneofWrappers = []any{
+	file_probe_v1_exchange_service_proto_msgTypes[12].OneofWrappers = []any{
 		(*ExchangeResponse_Resolved)(nil),
 		(*ExchangeResponse_Attempt)(nil),
 		(*ExchangeResponse_Connected)(nil),
@@ -1132,7 +1589,7 @@ func file_probe_v1_exchange_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_probe_v1_exchange_service_proto_rawDesc), len(file_probe_v1_exchange_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	ExchangeService_Connect_FullMethodName  = "/probe.v1.ExchangeService/Connect"
 	ExchangeService_Exchange_FullMethodName = "/probe.v1.ExchangeService/Exchange"
+	ExchangeService_Converse_FullMethodName = "/probe.v1.ExchangeService/Converse"
 )
 
 // ExchangeServiceClient is the client API for ExchangeService service.
@@ -50,6 +51,24 @@ type ExchangeServiceClient interface {
 	// By REST the events are lines of JSON, `{"result": {"chunk": …}}`; with `Accept: application/octet-stream` the body
 	// is the peer's bytes alone, and the HTTP trailers `Probe-Ok` and `Probe-Reason` tell how it ended.
 	Exchange(ctx context.Context, in *ExchangeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExchangeResponse], error)
+	// Converse opens a connection and carries bytes both ways for as long as both sides want. By gRPC only.
+	//
+	// The legal order of frames is: `open` first, and once; then any number of `data`; `start_tls` at most once, and not
+	// with the scheme `tls`; `half_close` at most once, with neither `data` nor `start_tls` behind it; `close` last, if at
+	// all. Frames may be sent from the beginning, without waiting for events: they take effect in order, once the
+	// connection is open. A frame out of order ends the call with INVALID_ARGUMENT, and closes the connection. Ending the
+	// stream of frames says only that there are no more of them: what the peer says still comes, until it closes.
+	//
+	// One goroutine (or thread) may send frames while another receives events, and neither has to wait for the other. Two
+	// must not send at the same time, nor two receive.
+	//
+	// Events are those of Exchange, without `sent`: the outcome counts. Nothing is queued on the way: a frame is taken when
+	// the one before has been handed to the kernel, and the peer is read when the event before has been taken, so that
+	// gRPC's own flow control slows down whoever is too fast, each direction on its own.
+	//
+	// It ends, with the outcome as its last event, when the peer has closed, when `close` comes, when nothing has passed
+	// either way for the idle time, or when something fails. A call that is cancelled has no outcome.
+	Converse(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConverseRequest, ExchangeResponse], error)
 }
 
 type exchangeServiceClient struct {
@@ -89,6 +108,19 @@ func (c *exchangeServiceClient) Exchange(ctx context.Context, in *ExchangeReques
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ExchangeService_ExchangeClient = grpc.ServerStreamingClient[ExchangeResponse]
 
+func (c *exchangeServiceClient) Converse(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConverseRequest, ExchangeResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ExchangeService_ServiceDesc.Streams[1], ExchangeService_Converse_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ConverseRequest, ExchangeResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExchangeService_ConverseClient = grpc.BidiStreamingClient[ConverseRequest, ExchangeResponse]
+
 // ExchangeServiceServer is the server API for ExchangeService service.
 // All implementations must embed UnimplementedExchangeServiceServer
 // for forward compatibility.
@@ -116,6 +148,24 @@ type ExchangeServiceServer interface {
 	// By REST the events are lines of JSON, `{"result": {"chunk": …}}`; with `Accept: application/octet-stream` the body
 	// is the peer's bytes alone, and the HTTP trailers `Probe-Ok` and `Probe-Reason` tell how it ended.
 	Exchange(*ExchangeRequest, grpc.ServerStreamingServer[ExchangeResponse]) error
+	// Converse opens a connection and carries bytes both ways for as long as both sides want. By gRPC only.
+	//
+	// The legal order of frames is: `open` first, and once; then any number of `data`; `start_tls` at most once, and not
+	// with the scheme `tls`; `half_close` at most once, with neither `data` nor `start_tls` behind it; `close` last, if at
+	// all. Frames may be sent from the beginning, without waiting for events: they take effect in order, once the
+	// connection is open. A frame out of order ends the call with INVALID_ARGUMENT, and closes the connection. Ending the
+	// stream of frames says only that there are no more of them: what the peer says still comes, until it closes.
+	//
+	// One goroutine (or thread) may send frames while another receives events, and neither has to wait for the other. Two
+	// must not send at the same time, nor two receive.
+	//
+	// Events are those of Exchange, without `sent`: the outcome counts. Nothing is queued on the way: a frame is taken when
+	// the one before has been handed to the kernel, and the peer is read when the event before has been taken, so that
+	// gRPC's own flow control slows down whoever is too fast, each direction on its own.
+	//
+	// It ends, with the outcome as its last event, when the peer has closed, when `close` comes, when nothing has passed
+	// either way for the idle time, or when something fails. A call that is cancelled has no outcome.
+	Converse(grpc.BidiStreamingServer[ConverseRequest, ExchangeResponse]) error
 	mustEmbedUnimplementedExchangeServiceServer()
 }
 
@@ -131,6 +181,9 @@ func (UnimplementedExchangeServiceServer) Connect(context.Context, *ConnectReque
 }
 func (UnimplementedExchangeServiceServer) Exchange(*ExchangeRequest, grpc.ServerStreamingServer[ExchangeResponse]) error {
 	return status.Error(codes.Unimplemented, "method Exchange not implemented")
+}
+func (UnimplementedExchangeServiceServer) Converse(grpc.BidiStreamingServer[ConverseRequest, ExchangeResponse]) error {
+	return status.Error(codes.Unimplemented, "method Converse not implemented")
 }
 func (UnimplementedExchangeServiceServer) mustEmbedUnimplementedExchangeServiceServer() {}
 func (UnimplementedExchangeServiceServer) testEmbeddedByValue()                         {}
@@ -182,6 +235,13 @@ func _ExchangeService_Exchange_Handler(srv interface{}, stream grpc.ServerStream
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ExchangeService_ExchangeServer = grpc.ServerStreamingServer[ExchangeResponse]
 
+func _ExchangeService_Converse_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ExchangeServiceServer).Converse(&grpc.GenericServerStream[ConverseRequest, ExchangeResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExchangeService_ConverseServer = grpc.BidiStreamingServer[ConverseRequest, ExchangeResponse]
+
 // ExchangeService_ServiceDesc is the grpc.ServiceDesc for ExchangeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -199,6 +259,12 @@ var ExchangeService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Exchange",
 			Handler:       _ExchangeService_Exchange_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Converse",
+			Handler:       _ExchangeService_Converse_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "probe/v1/exchange_service.proto",

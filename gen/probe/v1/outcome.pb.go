@@ -10,7 +10,6 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -193,7 +192,8 @@ const (
 	Reason_REASON_TLS_UNTRUSTED Reason = 13
 	// The certificate is for other names.
 	Reason_REASON_TLS_WRONG_NAME Reason = 14
-	// The peer does not speak TLS.
+	// One end speaks TLS and the other does not: the peer answered a TLS handshake with something else, or closed without
+	// a word; or it answered plain text with a TLS alert.
 	Reason_REASON_TLS_NOT_SPOKEN Reason = 15
 	// The TLS handshake failed otherwise: no common version or cipher, a client certificate demanded, an alert.
 	Reason_REASON_TLS_HANDSHAKE Reason = 16
@@ -333,7 +333,7 @@ const (
 	EndedBy_ENDED_BY_LENGTH EndedBy = 2
 	// The delimiter came.
 	EndedBy_ENDED_BY_DELIMITER EndedBy = 3
-	// Nothing came for as long as `idle` says.
+	// Nothing came for as long as `idle` says; in a conversation, nothing passed either way.
 	EndedBy_ENDED_BY_IDLE EndedBy = 4
 	// As many messages came as `count` says.
 	EndedBy_ENDED_BY_COUNT EndedBy = 5
@@ -341,7 +341,8 @@ const (
 	EndedBy_ENDED_BY_MAX_BYTES EndedBy = 6
 	// The exchange's timeout passed. Not ok.
 	EndedBy_ENDED_BY_DEADLINE EndedBy = 7
-	// The last step was done and was not one that receives; for Connect: the connection was open.
+	// The last step was done and was not one that receives; for Connect: the connection was open; for Converse: the
+	// caller closed it.
 	EndedBy_ENDED_BY_LAST_STEP EndedBy = 8
 )
 
@@ -416,7 +417,15 @@ type Attempt struct {
 	// When this attempt began, counted from the beginning of the exchange.
 	Start *durationpb.Duration `protobuf:"bytes,7,opt,name=start,proto3" json:"start,omitempty"`
 	// How long it took.
-	Duration      *durationpb.Duration `protobuf:"bytes,8,opt,name=duration,proto3" json:"duration,omitempty"`
+	Duration *durationpb.Duration `protobuf:"bytes,8,opt,name=duration,proto3" json:"duration,omitempty"`
+	// The ICMP message that made it fail; unset when there was none.
+	Icmp *IcmpError `protobuf:"bytes,9,opt,name=icmp,proto3" json:"icmp,omitempty"`
+	// The phase that the attempt ended in: CONNECT, or with `all_addresses` also TLS.
+	Phase Phase `protobuf:"varint,10,opt,name=phase,proto3,enum=probe.v1.Phase" json:"phase,omitempty"`
+	// What the TLS handshake with this address told; set with `all_addresses` only, where each has its own.
+	Tls *TlsInfo `protobuf:"bytes,11,opt,name=tls,proto3" json:"tls,omitempty"`
+	// The local address it was connected from; empty when it was not connected.
+	Local         string `protobuf:"bytes,12,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -507,6 +516,34 @@ func (x *Attempt) GetDuration() *durationpb.Duration {
 	return nil
 }
 
+func (x *Attempt) GetIcmp() *IcmpError {
+	if x != nil {
+		return x.Icmp
+	}
+	return nil
+}
+
+func (x *Attempt) GetPhase() Phase {
+	if x != nil {
+		return x.Phase
+	}
+	return Phase_PHASE_UNSPECIFIED
+}
+
+func (x *Attempt) GetTls() *TlsInfo {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *Attempt) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
 // Timings tells where the time went. A phase that was not reached is unset.
 type Timings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -516,7 +553,7 @@ type Timings struct {
 	Connect *durationpb.Duration `protobuf:"bytes,2,opt,name=connect,proto3" json:"connect,omitempty"`
 	// The TLS handshake.
 	Tls *durationpb.Duration `protobuf:"bytes,3,opt,name=tls,proto3" json:"tls,omitempty"`
-	// From the open connection (TLS included) to the first byte that came.
+	// From the open connection (with the scheme `tls`, from the end of the handshake) to the first byte that came.
 	FirstByte *durationpb.Duration `protobuf:"bytes,4,opt,name=first_byte,json=firstByte,proto3" json:"first_byte,omitempty"`
 	// The whole exchange.
 	Total         *durationpb.Duration `protobuf:"bytes,5,opt,name=total,proto3" json:"total,omitempty"`
@@ -698,37 +735,40 @@ func (x *TcpInfo) GetLost() uint32 {
 	return 0
 }
 
-// Certificate is what a peer showed in its chain.
-type Certificate struct {
+// SocketOptions are those options of the connection's socket that change how it behaves, as the kernel had set them when
+// it ended (getsockopt(2)).
+type SocketOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The subject, as RFC 2253 writes it.
-	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
-	// The issuer, as RFC 2253 writes it.
-	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	// The names it is for: DNS names, addresses, URIs.
-	Names []string `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
-	// When it begins to be valid.
-	NotBefore *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
-	// When it ends to be valid.
-	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The receive buffer, in bytes, as the kernel counts it (SO_RCVBUF).
+	ReceiveBuffer uint32 `protobuf:"varint,1,opt,name=receive_buffer,json=receiveBuffer,proto3" json:"receive_buffer,omitempty"`
+	// The send buffer, in bytes, as the kernel counts it (SO_SNDBUF).
+	SendBuffer uint32 `protobuf:"varint,2,opt,name=send_buffer,json=sendBuffer,proto3" json:"send_buffer,omitempty"`
+	// The time to live, or hop limit, of what is sent (IP_TTL, IPV6_UNICAST_HOPS); 0 for unix sockets.
+	Ttl uint32 `protobuf:"varint,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// Whether small segments are sent at once (TCP_NODELAY).
+	NoDelay bool `protobuf:"varint,4,opt,name=no_delay,json=noDelay,proto3" json:"no_delay,omitempty"`
+	// Whether idle connections are probed (SO_KEEPALIVE).
+	KeepAlive bool `protobuf:"varint,5,opt,name=keep_alive,json=keepAlive,proto3" json:"keep_alive,omitempty"`
+	// The congestion control algorithm, as `cubic` (TCP_CONGESTION); empty for other transports.
+	CongestionControl string `protobuf:"bytes,6,opt,name=congestion_control,json=congestionControl,proto3" json:"congestion_control,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
-func (x *Certificate) Reset() {
-	*x = Certificate{}
+func (x *SocketOptions) Reset() {
+	*x = SocketOptions{}
 	mi := &file_probe_v1_outcome_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Certificate) String() string {
+func (x *SocketOptions) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Certificate) ProtoMessage() {}
+func (*SocketOptions) ProtoMessage() {}
 
-func (x *Certificate) ProtoReflect() protoreflect.Message {
+func (x *SocketOptions) ProtoReflect() protoreflect.Message {
 	mi := &file_probe_v1_outcome_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -740,135 +780,198 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
-func (*Certificate) Descriptor() ([]byte, []int) {
+// Deprecated: Use SocketOptions.ProtoReflect.Descriptor instead.
+func (*SocketOptions) Descriptor() ([]byte, []int) {
 	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *Certificate) GetSubject() string {
+func (x *SocketOptions) GetReceiveBuffer() uint32 {
 	if x != nil {
-		return x.Subject
+		return x.ReceiveBuffer
 	}
-	return ""
+	return 0
 }
 
-func (x *Certificate) GetIssuer() string {
+func (x *SocketOptions) GetSendBuffer() uint32 {
 	if x != nil {
-		return x.Issuer
+		return x.SendBuffer
 	}
-	return ""
+	return 0
 }
 
-func (x *Certificate) GetNames() []string {
+func (x *SocketOptions) GetTtl() uint32 {
 	if x != nil {
-		return x.Names
+		return x.Ttl
 	}
-	return nil
+	return 0
 }
 
-func (x *Certificate) GetNotBefore() *timestamppb.Timestamp {
+func (x *SocketOptions) GetNoDelay() bool {
 	if x != nil {
-		return x.NotBefore
-	}
-	return nil
-}
-
-func (x *Certificate) GetNotAfter() *timestamppb.Timestamp {
-	if x != nil {
-		return x.NotAfter
-	}
-	return nil
-}
-
-// TlsInfo is what the TLS handshake told. It is there also when the certificate was not accepted.
-type TlsInfo struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The version, as `TLS 1.3`.
-	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	// The cipher suite, by its IANA name.
-	Cipher string `protobuf:"bytes,2,opt,name=cipher,proto3" json:"cipher,omitempty"`
-	// The protocol agreed on by ALPN; empty when none was.
-	Alpn string `protobuf:"bytes,3,opt,name=alpn,proto3" json:"alpn,omitempty"`
-	// Whether the chain leads to a trusted root and the name fits.
-	Verified bool `protobuf:"varint,4,opt,name=verified,proto3" json:"verified,omitempty"`
-	// Why it was not verified; empty when it was.
-	VerifyError string `protobuf:"bytes,5,opt,name=verify_error,json=verifyError,proto3" json:"verify_error,omitempty"`
-	// The certificates as the peer sent them, its own first.
-	Chain         []*Certificate `protobuf:"bytes,6,rep,name=chain,proto3" json:"chain,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TlsInfo) Reset() {
-	*x = TlsInfo{}
-	mi := &file_probe_v1_outcome_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TlsInfo) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TlsInfo) ProtoMessage() {}
-
-func (x *TlsInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_outcome_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TlsInfo.ProtoReflect.Descriptor instead.
-func (*TlsInfo) Descriptor() ([]byte, []int) {
-	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *TlsInfo) GetVersion() string {
-	if x != nil {
-		return x.Version
-	}
-	return ""
-}
-
-func (x *TlsInfo) GetCipher() string {
-	if x != nil {
-		return x.Cipher
-	}
-	return ""
-}
-
-func (x *TlsInfo) GetAlpn() string {
-	if x != nil {
-		return x.Alpn
-	}
-	return ""
-}
-
-func (x *TlsInfo) GetVerified() bool {
-	if x != nil {
-		return x.Verified
+		return x.NoDelay
 	}
 	return false
 }
 
-func (x *TlsInfo) GetVerifyError() string {
+func (x *SocketOptions) GetKeepAlive() bool {
 	if x != nil {
-		return x.VerifyError
+		return x.KeepAlive
+	}
+	return false
+}
+
+func (x *SocketOptions) GetCongestionControl() string {
+	if x != nil {
+		return x.CongestionControl
 	}
 	return ""
 }
 
-func (x *TlsInfo) GetChain() []*Certificate {
+// NetworkRoute is the way packets to the peer took out of this host (ip-route(8), `ip route get`).
+type NetworkRoute struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The address they come from.
+	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	// The interface they leave by.
+	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
+	// The next hop; empty when the peer is on the same link, or this host itself.
+	Gateway string `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// The most bytes of a packet that the interface takes.
+	Mtu           uint32 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkRoute) Reset() {
+	*x = NetworkRoute{}
+	mi := &file_probe_v1_outcome_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkRoute) ProtoMessage() {}
+
+func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_v1_outcome_proto_msgTypes[4]
 	if x != nil {
-		return x.Chain
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
 	}
-	return nil
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkRoute.ProtoReflect.Descriptor instead.
+func (*NetworkRoute) Descriptor() ([]byte, []int) {
+	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *NetworkRoute) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *NetworkRoute) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *NetworkRoute) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *NetworkRoute) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+// IcmpError is the message with which a host on the way, or the peer's, answered (icmp(7); the socket's error queue,
+// ip(7), IP_RECVERR).
+type IcmpError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who sent it. One of this host's own addresses: the peer, or the next hop, does not answer on its link.
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// The type (RFC 792; RFC 4443 for IPv6).
+	Type uint32 `protobuf:"varint,2,opt,name=type,proto3" json:"type,omitempty"`
+	// The code.
+	Code uint32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
+	// Both in words, as `host unreachable`, `port unreachable`, `administratively prohibited`.
+	Meaning       string `protobuf:"bytes,4,opt,name=meaning,proto3" json:"meaning,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IcmpError) Reset() {
+	*x = IcmpError{}
+	mi := &file_probe_v1_outcome_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IcmpError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IcmpError) ProtoMessage() {}
+
+func (x *IcmpError) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_v1_outcome_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IcmpError.ProtoReflect.Descriptor instead.
+func (*IcmpError) Descriptor() ([]byte, []int) {
+	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *IcmpError) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *IcmpError) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *IcmpError) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *IcmpError) GetMeaning() string {
+	if x != nil {
+		return x.Meaning
+	}
+	return ""
 }
 
 // Vantage is the place the answer was given from.
@@ -890,7 +993,7 @@ type Vantage struct {
 
 func (x *Vantage) Reset() {
 	*x = Vantage{}
-	mi := &file_probe_v1_outcome_proto_msgTypes[5]
+	mi := &file_probe_v1_outcome_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1005,7 @@ func (x *Vantage) String() string {
 func (*Vantage) ProtoMessage() {}
 
 func (x *Vantage) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_outcome_proto_msgTypes[5]
+	mi := &file_probe_v1_outcome_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1018,7 @@ func (x *Vantage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vantage.ProtoReflect.Descriptor instead.
 func (*Vantage) Descriptor() ([]byte, []int) {
-	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{5}
+	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Vantage) GetHostname() string {
@@ -979,6 +1082,7 @@ type Outcome struct {
 	// Bytes that came and were streamed back as chunks.
 	BytesReceived uint64 `protobuf:"varint,11,opt,name=bytes_received,json=bytesReceived,proto3" json:"bytes_received,omitempty"`
 	// Bytes of those sent that the peer's kernel acknowledged; unset where the transport does not tell (only TCP does).
+	// Under TLS, where the kernel counts records, at least so many.
 	BytesAcknowledged *uint64 `protobuf:"varint,12,opt,name=bytes_acknowledged,json=bytesAcknowledged,proto3,oneof" json:"bytes_acknowledged,omitempty"`
 	// Bytes that had been read beyond the last end rule and that no step took.
 	BytesUnread uint64 `protobuf:"varint,13,opt,name=bytes_unread,json=bytesUnread,proto3" json:"bytes_unread,omitempty"`
@@ -1007,14 +1111,23 @@ type Outcome struct {
 	// The step that failed, counted from 0; unset when none did, or when there were no steps.
 	FailedStep *uint32 `protobuf:"varint,25,opt,name=failed_step,json=failedStep,proto3,oneof" json:"failed_step,omitempty"`
 	// Of a failure in RESOLVE, every step of the lookup; else unset.
-	Resolution    *ResolutionFailure `protobuf:"bytes,26,opt,name=resolution,proto3" json:"resolution,omitempty"`
+	Resolution *ResolutionFailure `protobuf:"bytes,26,opt,name=resolution,proto3" json:"resolution,omitempty"`
+	// Of a step that failed, the last bytes, at most 1 KiB, that came while it waited; empty when none did.
+	FailedStepReceived []byte `protobuf:"bytes,27,opt,name=failed_step_received,json=failedStepReceived,proto3" json:"failed_step_received,omitempty"`
+	// How the socket was set; unset without a connection.
+	SocketOptions *SocketOptions `protobuf:"bytes,28,opt,name=socket_options,json=socketOptions,proto3" json:"socket_options,omitempty"`
+	// The way out of this host to the peer; of a failure to connect, to the address of the attempt that the outcome
+	// speaks of. Unset for unix sockets, and where the kernel has no route.
+	Route *NetworkRoute `protobuf:"bytes,29,opt,name=route,proto3" json:"route,omitempty"`
+	// The ICMP message that made it fail; unset when there was none.
+	Icmp          *IcmpError `protobuf:"bytes,30,opt,name=icmp,proto3" json:"icmp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_probe_v1_outcome_proto_msgTypes[6]
+	mi := &file_probe_v1_outcome_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1139,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_outcome_proto_msgTypes[6]
+	mi := &file_probe_v1_outcome_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1152,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{6}
+	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Outcome) GetOk() bool {
@@ -1224,11 +1337,39 @@ func (x *Outcome) GetResolution() *ResolutionFailure {
 	return nil
 }
 
+func (x *Outcome) GetFailedStepReceived() []byte {
+	if x != nil {
+		return x.FailedStepReceived
+	}
+	return nil
+}
+
+func (x *Outcome) GetSocketOptions() *SocketOptions {
+	if x != nil {
+		return x.SocketOptions
+	}
+	return nil
+}
+
+func (x *Outcome) GetRoute() *NetworkRoute {
+	if x != nil {
+		return x.Route
+	}
+	return nil
+}
+
+func (x *Outcome) GetIcmp() *IcmpError {
+	if x != nil {
+		return x.Icmp
+	}
+	return nil
+}
+
 var File_probe_v1_outcome_proto protoreflect.FileDescriptor
 
 const file_probe_v1_outcome_proto_rawDesc = "" +
 	"\n" +
-	"\x16probe/v1/outcome.proto\x12\bprobe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19probe/v1/resolution.proto\x1a\x15probe/v1/socket.proto\"\x90\x02\n" +
+	"\x16probe/v1/outcome.proto\x12\bprobe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19probe/v1/resolution.proto\x1a\x15probe/v1/socket.proto\x1a\x12probe/v1/tls.proto\"\x9b\x03\n" +
 	"\aAttempt\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12(\n" +
@@ -1238,7 +1379,12 @@ const file_probe_v1_outcome_proto_rawDesc = "" +
 	"errno_name\x18\x05 \x01(\tR\terrnoName\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12/\n" +
 	"\x05start\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05start\x125\n" +
-	"\bduration\x18\b \x01(\v2\x19.google.protobuf.DurationR\bduration\"\x8b\x02\n" +
+	"\bduration\x18\b \x01(\v2\x19.google.protobuf.DurationR\bduration\x12'\n" +
+	"\x04icmp\x18\t \x01(\v2\x13.probe.v1.IcmpErrorR\x04icmp\x12%\n" +
+	"\x05phase\x18\n" +
+	" \x01(\x0e2\x0f.probe.v1.PhaseR\x05phase\x12#\n" +
+	"\x03tls\x18\v \x01(\v2\x11.probe.v1.TlsInfoR\x03tls\x12\x14\n" +
+	"\x05local\x18\f \x01(\tR\x05local\"\x8b\x02\n" +
 	"\aTimings\x123\n" +
 	"\aresolve\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\aresolve\x123\n" +
 	"\aconnect\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aconnect\x12+\n" +
@@ -1254,27 +1400,32 @@ const file_probe_v1_outcome_proto_rawDesc = "" +
 	"\x04pmtu\x18\x05 \x01(\rR\x04pmtu\x12+\n" +
 	"\x11congestion_window\x18\x06 \x01(\rR\x10congestionWindow\x12&\n" +
 	"\x0eunacknowledged\x18\a \x01(\rR\x0eunacknowledged\x12\x12\n" +
-	"\x04lost\x18\b \x01(\rR\x04lost\"\xc9\x01\n" +
-	"\vCertificate\x12\x18\n" +
-	"\asubject\x18\x01 \x01(\tR\asubject\x12\x16\n" +
-	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x14\n" +
-	"\x05names\x18\x03 \x03(\tR\x05names\x129\n" +
+	"\x04lost\x18\b \x01(\rR\x04lost\"\xd2\x01\n" +
+	"\rSocketOptions\x12%\n" +
+	"\x0ereceive_buffer\x18\x01 \x01(\rR\rreceiveBuffer\x12\x1f\n" +
+	"\vsend_buffer\x18\x02 \x01(\rR\n" +
+	"sendBuffer\x12\x10\n" +
+	"\x03ttl\x18\x03 \x01(\rR\x03ttl\x12\x19\n" +
+	"\bno_delay\x18\x04 \x01(\bR\anoDelay\x12\x1d\n" +
 	"\n" +
-	"not_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x127\n" +
-	"\tnot_after\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xbb\x01\n" +
-	"\aTlsInfo\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
-	"\x06cipher\x18\x02 \x01(\tR\x06cipher\x12\x12\n" +
-	"\x04alpn\x18\x03 \x01(\tR\x04alpn\x12\x1a\n" +
-	"\bverified\x18\x04 \x01(\bR\bverified\x12!\n" +
-	"\fverify_error\x18\x05 \x01(\tR\vverifyError\x12+\n" +
-	"\x05chain\x18\x06 \x03(\v2\x15.probe.v1.CertificateR\x05chain\"\x83\x01\n" +
+	"keep_alive\x18\x05 \x01(\bR\tkeepAlive\x12-\n" +
+	"\x12congestion_control\x18\x06 \x01(\tR\x11congestionControl\"p\n" +
+	"\fNetworkRoute\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x18\n" +
+	"\agateway\x18\x03 \x01(\tR\agateway\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\"a\n" +
+	"\tIcmpError\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\rR\x04type\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\rR\x04code\x12\x18\n" +
+	"\ameaning\x18\x04 \x01(\tR\ameaning\"\x83\x01\n" +
 	"\aVantage\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\"\xf4\a\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\"\xbd\t\n" +
 	"\aOutcome\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12%\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x0f.probe.v1.PhaseR\x05phase\x12%\n" +
@@ -1307,7 +1458,11 @@ const file_probe_v1_outcome_proto_rawDesc = "" +
 	"failedStep\x88\x01\x01\x12;\n" +
 	"\n" +
 	"resolution\x18\x1a \x01(\v2\x1b.probe.v1.ResolutionFailureR\n" +
-	"resolutionB\x15\n" +
+	"resolution\x120\n" +
+	"\x14failed_step_received\x18\x1b \x01(\fR\x12failedStepReceived\x12>\n" +
+	"\x0esocket_options\x18\x1c \x01(\v2\x17.probe.v1.SocketOptionsR\rsocketOptions\x12,\n" +
+	"\x05route\x18\x1d \x01(\v2\x16.probe.v1.NetworkRouteR\x05route\x12'\n" +
+	"\x04icmp\x18\x1e \x01(\v2\x13.probe.v1.IcmpErrorR\x04icmpB\x15\n" +
 	"\x13_bytes_acknowledgedB\x0e\n" +
 	"\f_failed_step*\x99\x01\n" +
 	"\x05Phase\x12\x15\n" +
@@ -1383,58 +1538,62 @@ func file_probe_v1_outcome_proto_rawDescGZIP() []byte {
 }
 
 var file_probe_v1_outcome_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_probe_v1_outcome_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_probe_v1_outcome_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_probe_v1_outcome_proto_goTypes = []any{
-	(Phase)(0),                    // 0: probe.v1.Phase
-	(Layer)(0),                    // 1: probe.v1.Layer
-	(Reason)(0),                   // 2: probe.v1.Reason
-	(EndedBy)(0),                  // 3: probe.v1.EndedBy
-	(*Attempt)(nil),               // 4: probe.v1.Attempt
-	(*Timings)(nil),               // 5: probe.v1.Timings
-	(*TcpInfo)(nil),               // 6: probe.v1.TcpInfo
-	(*Certificate)(nil),           // 7: probe.v1.Certificate
-	(*TlsInfo)(nil),               // 8: probe.v1.TlsInfo
-	(*Vantage)(nil),               // 9: probe.v1.Vantage
-	(*Outcome)(nil),               // 10: probe.v1.Outcome
-	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(AddressFamily)(0),            // 13: probe.v1.AddressFamily
-	(SocketType)(0),               // 14: probe.v1.SocketType
-	(IpProtocol)(0),               // 15: probe.v1.IpProtocol
-	(*ResolutionFailure)(nil),     // 16: probe.v1.ResolutionFailure
+	(Phase)(0),                  // 0: probe.v1.Phase
+	(Layer)(0),                  // 1: probe.v1.Layer
+	(Reason)(0),                 // 2: probe.v1.Reason
+	(EndedBy)(0),                // 3: probe.v1.EndedBy
+	(*Attempt)(nil),             // 4: probe.v1.Attempt
+	(*Timings)(nil),             // 5: probe.v1.Timings
+	(*TcpInfo)(nil),             // 6: probe.v1.TcpInfo
+	(*SocketOptions)(nil),       // 7: probe.v1.SocketOptions
+	(*NetworkRoute)(nil),        // 8: probe.v1.NetworkRoute
+	(*IcmpError)(nil),           // 9: probe.v1.IcmpError
+	(*Vantage)(nil),             // 10: probe.v1.Vantage
+	(*Outcome)(nil),             // 11: probe.v1.Outcome
+	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
+	(*TlsInfo)(nil),             // 13: probe.v1.TlsInfo
+	(AddressFamily)(0),          // 14: probe.v1.AddressFamily
+	(SocketType)(0),             // 15: probe.v1.SocketType
+	(IpProtocol)(0),             // 16: probe.v1.IpProtocol
+	(*ResolutionFailure)(nil),   // 17: probe.v1.ResolutionFailure
 }
 var file_probe_v1_outcome_proto_depIdxs = []int32{
 	2,  // 0: probe.v1.Attempt.reason:type_name -> probe.v1.Reason
-	11, // 1: probe.v1.Attempt.start:type_name -> google.protobuf.Duration
-	11, // 2: probe.v1.Attempt.duration:type_name -> google.protobuf.Duration
-	11, // 3: probe.v1.Timings.resolve:type_name -> google.protobuf.Duration
-	11, // 4: probe.v1.Timings.connect:type_name -> google.protobuf.Duration
-	11, // 5: probe.v1.Timings.tls:type_name -> google.protobuf.Duration
-	11, // 6: probe.v1.Timings.first_byte:type_name -> google.protobuf.Duration
-	11, // 7: probe.v1.Timings.total:type_name -> google.protobuf.Duration
-	11, // 8: probe.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
-	11, // 9: probe.v1.TcpInfo.rtt_var:type_name -> google.protobuf.Duration
-	12, // 10: probe.v1.Certificate.not_before:type_name -> google.protobuf.Timestamp
-	12, // 11: probe.v1.Certificate.not_after:type_name -> google.protobuf.Timestamp
-	7,  // 12: probe.v1.TlsInfo.chain:type_name -> probe.v1.Certificate
+	12, // 1: probe.v1.Attempt.start:type_name -> google.protobuf.Duration
+	12, // 2: probe.v1.Attempt.duration:type_name -> google.protobuf.Duration
+	9,  // 3: probe.v1.Attempt.icmp:type_name -> probe.v1.IcmpError
+	0,  // 4: probe.v1.Attempt.phase:type_name -> probe.v1.Phase
+	13, // 5: probe.v1.Attempt.tls:type_name -> probe.v1.TlsInfo
+	12, // 6: probe.v1.Timings.resolve:type_name -> google.protobuf.Duration
+	12, // 7: probe.v1.Timings.connect:type_name -> google.protobuf.Duration
+	12, // 8: probe.v1.Timings.tls:type_name -> google.protobuf.Duration
+	12, // 9: probe.v1.Timings.first_byte:type_name -> google.protobuf.Duration
+	12, // 10: probe.v1.Timings.total:type_name -> google.protobuf.Duration
+	12, // 11: probe.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
+	12, // 12: probe.v1.TcpInfo.rtt_var:type_name -> google.protobuf.Duration
 	0,  // 13: probe.v1.Outcome.phase:type_name -> probe.v1.Phase
 	1,  // 14: probe.v1.Outcome.layer:type_name -> probe.v1.Layer
 	2,  // 15: probe.v1.Outcome.reason:type_name -> probe.v1.Reason
 	3,  // 16: probe.v1.Outcome.ended_by:type_name -> probe.v1.EndedBy
-	13, // 17: probe.v1.Outcome.family:type_name -> probe.v1.AddressFamily
-	14, // 18: probe.v1.Outcome.type:type_name -> probe.v1.SocketType
-	15, // 19: probe.v1.Outcome.protocol:type_name -> probe.v1.IpProtocol
+	14, // 17: probe.v1.Outcome.family:type_name -> probe.v1.AddressFamily
+	15, // 18: probe.v1.Outcome.type:type_name -> probe.v1.SocketType
+	16, // 19: probe.v1.Outcome.protocol:type_name -> probe.v1.IpProtocol
 	4,  // 20: probe.v1.Outcome.attempts:type_name -> probe.v1.Attempt
 	5,  // 21: probe.v1.Outcome.timings:type_name -> probe.v1.Timings
 	6,  // 22: probe.v1.Outcome.tcp_info:type_name -> probe.v1.TcpInfo
-	8,  // 23: probe.v1.Outcome.tls:type_name -> probe.v1.TlsInfo
-	9,  // 24: probe.v1.Outcome.vantage:type_name -> probe.v1.Vantage
-	16, // 25: probe.v1.Outcome.resolution:type_name -> probe.v1.ResolutionFailure
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	13, // 23: probe.v1.Outcome.tls:type_name -> probe.v1.TlsInfo
+	10, // 24: probe.v1.Outcome.vantage:type_name -> probe.v1.Vantage
+	17, // 25: probe.v1.Outcome.resolution:type_name -> probe.v1.ResolutionFailure
+	7,  // 26: probe.v1.Outcome.socket_options:type_name -> probe.v1.SocketOptions
+	8,  // 27: probe.v1.Outcome.route:type_name -> probe.v1.NetworkRoute
+	9,  // 28: probe.v1.Outcome.icmp:type_name -> probe.v1.IcmpError
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_probe_v1_outcome_proto_init() }
@@ -1444,14 +1603,15 @@ func file_probe_v1_outcome_proto_init() {
 	}
 	file_probe_v1_resolution_proto_init()
 	file_probe_v1_socket_proto_init()
-	file_probe_v1_outcome_proto_msgTypes[6].OneofWrappers = []any{}
+	file_probe_v1_tls_proto_init()
+	file_probe_v1_outcome_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_probe_v1_outcome_proto_rawDesc), len(file_probe_v1_outcome_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
