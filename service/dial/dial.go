@@ -44,6 +44,9 @@ type Destination struct {
 
 	// Host is Request.Host.
 	Host string
+
+	// SkipVerify is Request.SkipVerify.
+	SkipVerify bool
 }
 
 // Policy decides about one destination: nil admits it, an error denies it and says
@@ -87,6 +90,11 @@ type Request struct {
 	// Host is the name Address was resolved from, for policies that look at names;
 	// empty if there was none. It decides nothing here.
 	Host string
+
+	// SkipVerify says that TLS will be spoken over the connection and the peer's
+	// certificate not be verified, for policies that leave that to some callers. It
+	// decides nothing here.
+	SkipVerify bool
 
 	// Source is the address to dial from, for IP networks; unset, the kernel chooses.
 	// One of the other family than Address is EADDRNOTAVAIL, as is one this host
@@ -133,7 +141,7 @@ func (d *Dialer) Dial(ctx context.Context, r Request) (net.Conn, error) {
 	case "unix", "unixgram", "unixpacket":
 		// The kernel takes a leading NUL for an abstract socket, package net an "@".
 		if r.Path == "" || r.Path[0] == '@' || strings.ContainsRune(r.Path, 0) {
-			denied := &DeniedError{Destination{Network: r.Network, Path: r.Path, Host: r.Host}, errAbstract}
+			denied := &DeniedError{r.destination(), errAbstract}
 			return nil, r.failed(denied)
 		}
 		return d.dialUnix(ctx, r)
@@ -149,7 +157,7 @@ func (d *Dialer) Dial(ctx context.Context, r Request) (net.Conn, error) {
 func NameServer(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
 	r := Request{Network: network, Address: server}
 	if !server.IsValid() || server.Port() != 53 {
-		return nil, r.failed(&DeniedError{Destination{Network: network, Address: server}, errNotNameServer})
+		return nil, r.failed(&DeniedError{r.destination(), errNotNameServer})
 	}
 	switch network {
 	case "udp", "udp4", "udp6", "tcp", "tcp4", "tcp6":
@@ -183,6 +191,12 @@ func (d *Dialer) asker(r Request) func(context.Context, Destination) error {
 		told = true
 		return nil
 	}
+}
+
+// destination is where to as the caller wrote it, for what is denied before there is
+// a socket.
+func (r Request) destination() Destination {
+	return Destination{Network: r.Network, Address: r.Address, Path: r.Path, Host: r.Host, SkipVerify: r.SkipVerify}
 }
 
 // failed wraps err as package net does, once. The address is the one that was

@@ -92,14 +92,14 @@ func TestDialIP(t *testing.T) {
 			d := Dialer{Policy: a.policy}
 			admitted := 0
 			c, err := d.Dial(t.Context(), Request{
-				Network: tt.network, Address: tt.address, Host: "a.example", Admitted: func() { admitted++ },
+				Network: tt.network, Address: tt.address, Host: "a.example", SkipVerify: true, Admitted: func() { admitted++ },
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer c.Close()
 			echoes(t, c)
-			tt.want.Host = "a.example"
+			tt.want.Host, tt.want.SkipVerify = "a.example", true
 			if len(a.all) != 1 || a.all[0] != tt.want {
 				t.Errorf("the policy was asked %+v, want once %+v", a.all, tt.want)
 			}
@@ -359,12 +359,12 @@ func TestNameServer(t *testing.T) {
 
 // What package net reports is made canonical or, if it cannot be read, comes
 // without an address; it never changes which address is meant.
-func FuzzDestination(f *testing.F) {
+func FuzzAbout(f *testing.F) {
 	for _, s := range []string{"127.0.0.1:80", "[::1]:80", "[fe80::1%eth0]:80", "[::ffff:127.0.0.1]:80", ":80", "", "x:y", "[::]:0"} {
 		f.Add("tcp4", s)
 	}
 	f.Fuzz(func(t *testing.T, network, address string) {
-		to := destination(network, address, "h")
+		to := about(Request{Host: "h"}, network, address)
 		if to.Network != network || to.Host != "h" || to.Path != "" {
 			t.Errorf("%+v", to)
 		}

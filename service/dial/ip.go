@@ -10,7 +10,7 @@ import (
 
 func (d *Dialer) dialIP(ctx context.Context, r Request) (net.Conn, error) {
 	if !r.Address.IsValid() {
-		return nil, r.failed(&DeniedError{Destination{Network: r.Network, Host: r.Host}, errUnparsable})
+		return nil, r.failed(&DeniedError{r.destination(), errUnparsable})
 	}
 	return connectIP(ctx, r, d.asker(r))
 }
@@ -33,7 +33,7 @@ func connectIP(ctx context.Context, r Request, ask func(context.Context, Destina
 		KeepAlive:     -1, // Nothing is sent but what was asked for.
 		FallbackDelay: -1, // No other address is tried.
 		ControlContext: func(ctx context.Context, network, address string, c syscall.RawConn) error {
-			if err := ask(ctx, destination(network, address, r.Host)); err != nil {
+			if err := ask(ctx, about(r, network, address)); err != nil {
 				return err
 			}
 			// From here on the caller may know what there is on this host.
@@ -63,11 +63,10 @@ func connectIP(ctx context.Context, r Request, ask func(context.Context, Destina
 	return c, nil
 }
 
-// destination makes canonical what the kernel is about to be given, as package net
-// reports it. What cannot be parsed comes out without an address, for the policy to
-// deny.
-func destination(network, address, host string) Destination {
-	to := Destination{Network: network, Host: host}
+// about makes canonical what the kernel is about to be given, as package net reports
+// it. What cannot be parsed comes out without an address, for the policy to deny.
+func about(r Request, network, address string) Destination {
+	to := Destination{Network: network, Host: r.Host, SkipVerify: r.SkipVerify}
 	if a, err := netip.ParseAddrPort(address); err == nil {
 		to.Address = netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 	}

@@ -48,6 +48,10 @@ type Target struct {
 	Address netip.AddrPort // For IP networks. Decide makes it canonical itself.
 	Path    string         // For unix networks: absolute, with no symbolic link in it.
 	Host    string         // The name that was asked for; empty when it was an address.
+
+	// SkipVerify: the certificate of the peer will not be verified. No rule of today
+	// forbids it; it is here for roles that grant it as a right of its own.
+	SkipVerify bool
 }
 
 // Decision is what Decide found.

@@ -37,6 +37,11 @@ func TestDecide(t *testing.T) {
 		if got := policies[v.policy].Decide(v.target); got != want {
 			t.Errorf("line %d: %s: %+v: %+v, want %+v", v.line, v.policy, v.target, got, want)
 		}
+		// Whether a certificate is verified makes no difference yet.
+		v.target.SkipVerify = true
+		if got := policies[v.policy].Decide(v.target); got != want {
+			t.Errorf("line %d: %s: %+v: %+v, want %+v", v.line, v.policy, v.target, got, want)
+		}
 	}
 }
 
