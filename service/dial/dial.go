@@ -125,7 +125,8 @@ type Dialer struct {
 //
 //   - a *DeniedError, if the destination was not admitted; no packet was sent, and
 //     whether there is something at a path is not told;
-//   - a syscall.Errno, if the kernel refused;
+//   - a syscall.Errno, if the kernel refused, and around it an *ICMPError, if the
+//     network told it to;
 //   - or one that errors.Is knows as context.Canceled or context.DeadlineExceeded.
 //
 // For unix networks the last component of the path is not followed if it is a
@@ -161,7 +162,7 @@ func NameServer(ctx context.Context, network string, server netip.AddrPort) (net
 	}
 	switch network {
 	case "udp", "udp4", "udp6", "tcp", "tcp4", "tcp6":
-		return connectIP(ctx, r, func(context.Context, Destination) error { return nil })
+		return connectIP(ctx, r, func(context.Context, Destination) error { return nil }, nil)
 	}
 	return nil, r.failed(net.UnknownNetworkError(network))
 }
@@ -201,7 +202,7 @@ func (r Request) destination() Destination {
 
 // failed wraps err as package net does, once. The address is the one that was
 // asked for.
-func (r Request) failed(err error) error {
+func (r Request) failed(err error) *net.OpError {
 	if inner, ok := err.(*net.OpError); ok { //nolint:errorlint // what a policy returned may have such an error in it
 		err = inner.Err
 		// The end of a context shows as the context's own error or as that of the

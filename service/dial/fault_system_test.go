@@ -71,35 +71,41 @@ func TestFaults(t *testing.T) {
 		near, far []cmd
 		address   string
 		want      error
+		icmp      string // sender, type and code of the message behind it
 	}{
-		{"nothing wrong", nil, nil, v4, nil},
-		{"nothing wrong, v6", nil, nil, v6, nil},
-		{"nobody listens", nil, nil, "10.9.0.2:81", syscall.ECONNREFUSED},
-		{"nobody listens, v6", nil, nil, "[fd09::2]:81", syscall.ECONNREFUSED},
-		{"drop", nil, nft("drop"), v4, context.DeadlineExceeded},
-		{"drop, v6", nil, nft("drop"), v6, context.DeadlineExceeded},
-		{"reject with reset", nil, nft("reject", "with", "tcp", "reset"), v4, syscall.ECONNREFUSED},
-		{"reject with reset, v6", nil, nft("reject", "with", "tcp", "reset"), v6, syscall.ECONNREFUSED},
-		{"reject: port", nil, nft("reject", "with", "icmpx", "port-unreachable"), v4, syscall.ECONNREFUSED},
-		{"reject: port, v6", nil, nft("reject", "with", "icmpx", "port-unreachable"), v6, syscall.ECONNREFUSED},
-		{"reject: host", nil, nft("reject", "with", "icmp", "host-unreachable"), v4, syscall.EHOSTUNREACH},
-		{"reject: net", nil, nft("reject", "with", "icmp", "net-unreachable"), v4, syscall.ENETUNREACH},
-		{"reject: no route, v6", nil, nft("reject", "with", "icmpv6", "no-route"), v6, syscall.ENETUNREACH},
-		{"reject: address, v6", nil, nft("reject", "with", "icmpv6", "addr-unreachable"), v6, syscall.EHOSTUNREACH},
-		{"reject: admin", nil, nft("reject", "with", "icmpx", "admin-prohibited"), v4, syscall.EHOSTUNREACH},
-		{"reject: admin, v6", nil, nft("reject", "with", "icmpx", "admin-prohibited"), v6, syscall.EACCES},
-		{"dropped here", nftOut("drop"), nil, v4, context.DeadlineExceeded},
-		{"rejected here", nftOut("reject", "with", "tcp", "reset"), nil, v4, syscall.ECONNREFUSED},
-		{"blackhole", route("blackhole"), nil, routed4, syscall.EINVAL},
-		{"blackhole, v6", route("blackhole"), nil, routed6, syscall.EINVAL},
-		{"prohibit", route("prohibit"), nil, routed4, syscall.EACCES},
-		{"prohibit, v6", route("prohibit"), nil, routed6, syscall.EACCES},
-		{"unreachable", route("unreachable"), nil, routed4, syscall.EHOSTUNREACH},
-		{"unreachable, v6", route("unreachable"), nil, routed6, syscall.EHOSTUNREACH},
-		{"no route", nil, nil, routed4, syscall.ENETUNREACH},
-		{"no route, v6", nil, nil, routed6, syscall.ENETUNREACH},
-		{"nobody has the address", nil, nil, "10.9.0.99:80", syscall.EHOSTUNREACH},
-		{"broadcast of the subnet", nil, nil, "10.9.0.255:80", syscall.ENETUNREACH},
+		{"nothing wrong", nil, nil, v4, nil, ""},
+		{"nothing wrong, v6", nil, nil, v6, nil, ""},
+		{"nobody listens", nil, nil, "10.9.0.2:81", syscall.ECONNREFUSED, ""},
+		{"nobody listens, v6", nil, nil, "[fd09::2]:81", syscall.ECONNREFUSED, ""},
+		{"drop", nil, nft("drop"), v4, context.DeadlineExceeded, ""},
+		{"drop, v6", nil, nft("drop"), v6, context.DeadlineExceeded, ""},
+		{"reject with reset", nil, nft("reject", "with", "tcp", "reset"), v4, syscall.ECONNREFUSED, ""},
+		{"reject with reset, v6", nil, nft("reject", "with", "tcp", "reset"), v6, syscall.ECONNREFUSED, ""},
+		{"reject: port", nil, nft("reject", "with", "icmpx", "port-unreachable"), v4, syscall.ECONNREFUSED, "10.9.0.2 3/3"},
+		{"reject: port, v6", nil, nft("reject", "with", "icmpx", "port-unreachable"), v6, syscall.ECONNREFUSED, "fd09::2 1/4"},
+		{"reject: host", nil, nft("reject", "with", "icmp", "host-unreachable"), v4, syscall.EHOSTUNREACH, "10.9.0.2 3/1"},
+		{"reject: net", nil, nft("reject", "with", "icmp", "net-unreachable"), v4, syscall.ENETUNREACH, "10.9.0.2 3/0"},
+		{"reject: no route, v6", nil, nft("reject", "with", "icmpv6", "no-route"), v6, syscall.ENETUNREACH, "fd09::2 1/0"},
+		{"reject: address, v6", nil, nft("reject", "with", "icmpv6", "addr-unreachable"), v6, syscall.EHOSTUNREACH, "fd09::2 1/3"},
+		{"reject: admin", nil, nft("reject", "with", "icmpx", "admin-prohibited"), v4, syscall.EHOSTUNREACH, "10.9.0.2 3/13"},
+		{"reject: admin, v6", nil, nft("reject", "with", "icmpx", "admin-prohibited"), v6, syscall.EACCES, "fd09::2 1/1"},
+		{"dropped here", nftOut("drop"), nil, v4, context.DeadlineExceeded, ""},
+		{"rejected here", nftOut("reject", "with", "tcp", "reset"), nil, v4, syscall.ECONNREFUSED, ""},
+		{"rejected here: port", nftOut("reject", "with", "icmpx", "port-unreachable"), nil, v4, syscall.ECONNREFUSED, "own 10.9.0.1 3/3"},
+		{"rejected here: port, v6", nftOut("reject", "with", "icmpx", "port-unreachable"), nil, v6, syscall.ECONNREFUSED, "own fd09::1 1/4"},
+		{"rejected here: admin", nftOut("reject", "with", "icmpx", "admin-prohibited"), nil, v4, syscall.EHOSTUNREACH, "own 10.9.0.1 3/13"},
+		{"rejected here: admin, v6", nftOut("reject", "with", "icmpx", "admin-prohibited"), nil, v6, syscall.EACCES, "own fd09::1 1/1"},
+		{"blackhole", route("blackhole"), nil, routed4, syscall.EINVAL, ""},
+		{"blackhole, v6", route("blackhole"), nil, routed6, syscall.EINVAL, ""},
+		{"prohibit", route("prohibit"), nil, routed4, syscall.EACCES, ""},
+		{"prohibit, v6", route("prohibit"), nil, routed6, syscall.EACCES, ""},
+		{"unreachable", route("unreachable"), nil, routed4, syscall.EHOSTUNREACH, ""},
+		{"unreachable, v6", route("unreachable"), nil, routed6, syscall.EHOSTUNREACH, ""},
+		{"no route", nil, nil, routed4, syscall.ENETUNREACH, ""},
+		{"no route, v6", nil, nil, routed6, syscall.ENETUNREACH, ""},
+		{"nobody has the address", nil, nil, "10.9.0.99:80", syscall.EHOSTUNREACH, "own 10.9.0.1 3/1"},
+		{"nobody has the address, v6", nil, nil, "[fd09::99]:80", syscall.EHOSTUNREACH, "own fd09::1 1/3"},
+		{"broadcast of the subnet", nil, nil, "10.9.0.255:80", syscall.ENETUNREACH, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -121,6 +127,9 @@ func TestFaults(t *testing.T) {
 			}
 			if took := time.Since(start); took > limit+500*time.Millisecond {
 				t.Errorf("took %v of %v", took, limit)
+			}
+			if got := icmp(err); got != tt.icmp {
+				t.Errorf("by ICMP %q, want %q", got, tt.icmp)
 			}
 			if err == nil {
 				echoes(t, c)

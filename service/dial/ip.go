@@ -12,11 +12,14 @@ func (d *Dialer) dialIP(ctx context.Context, r Request) (net.Conn, error) {
 	if !r.Address.IsValid() {
 		return nil, r.failed(&DeniedError{r.destination(), errUnparsable})
 	}
-	return connectIP(ctx, r, d.asker(r))
+	queue := errorQueue{fd: -1}
+	defer queue.close()
+	return connectIP(ctx, r, d.asker(r), &queue)
 }
 
-// connectIP connects to r.Address if ask admits it.
-func connectIP(ctx context.Context, r Request, ask func(context.Context, Destination) error) (net.Conn, error) {
+// connectIP connects to r.Address if ask admits it. A queue, if not nil, watches the
+// socket for what ICMP has to say to that.
+func connectIP(ctx context.Context, r Request, ask func(context.Context, Destination) error, queue *errorQueue) (net.Conn, error) {
 	addr := netip.AddrPortFrom(r.Address.Addr().Unmap(), r.Address.Port())
 	family := "6"
 	if addr.Addr().Is4() {
@@ -43,7 +46,12 @@ func connectIP(ctx context.Context, r Request, ask func(context.Context, Destina
 			if err := checkZone(addr.Addr().Zone()); err != nil {
 				return err
 			}
-			return control(c, func(fd int) error { return prepare(fd, transport, sourceFits, r.Interface) })
+			return control(c, func(fd int) error {
+				if queue != nil {
+					queue.watch(fd, transport, family == "6")
+				}
+				return prepare(fd, transport, sourceFits, r.Interface)
+			})
 		},
 	}
 	d.SetMultipathTCP(false)
@@ -58,7 +66,11 @@ func connectIP(ctx context.Context, r Request, ask func(context.Context, Destina
 	// An address of one family, with nothing to resolve: this is a single connect.
 	c, err := d.DialContext(ctx, transport+family, addr.String())
 	if err != nil {
-		return nil, r.failed(err)
+		failed := r.failed(err)
+		if queue != nil {
+			failed.Err = queue.explain(failed.Err)
+		}
+		return nil, failed
 	}
 	return c, nil
 }

@@ -6,7 +6,19 @@ import (
 	"context"
 	"errors"
 	"net"
+	"syscall"
 )
+
+// errorQueue is on Linux a socket's queue of ICMP messages; here there is none.
+type errorQueue struct{ fd int }
+
+func (*errorQueue) watch(int, string, bool) {}
+func (*errorQueue) close()                  {}
+func (*errorQueue) explain(err error) error { return err }
+
+// WithICMP returns err. On Linux it finds the ICMP message behind the failure of a
+// read or a write on a UDP socket.
+func WithICMP(_ syscall.RawConn, err error) error { return err }
 
 // prepare has nothing portable to set. The broadcast address of a subnet is not
 // refused here.

@@ -10,7 +10,8 @@ import (
 	"probed/internal/nettest"
 )
 
-// The options of a dialled socket are the kernel's own, but for TCP_NODELAY.
+// The options of a dialled socket are the kernel's own, but for TCP_NODELAY and
+// that UDP sockets queue ICMP messages.
 func TestSocketOptions(t *testing.T) {
 	t.Parallel()
 	type option struct {
@@ -24,16 +25,18 @@ func TestSocketOptions(t *testing.T) {
 		{"SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0},
 		{"TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 	}
+	recvErr4 := func(want int) option { return option{"IP_RECVERR", unix.IPPROTO_IP, unix.IP_RECVERR, want} }
+	recvErr6 := func(want int) option { return option{"IPV6_RECVERR", unix.IPPROTO_IPV6, unix.IPV6_RECVERR, want} }
 	udp := []option{{"SO_PROTOCOL", unix.SOL_SOCKET, unix.SO_PROTOCOL, unix.IPPROTO_UDP}, broadcast}
 	for _, tt := range []struct {
 		network string
 		address netip.AddrPort
 		options []option
 	}{
-		{"tcp", nettest.TCP(t, nettest.Silent), tcp},
-		{"tcp", nettest.TCP6(t, nettest.Silent), tcp},
-		{"udp", nettest.UDP(t, nettest.SilentPacket), udp},
-		{"udp", nettest.UDP6(t, nettest.SilentPacket), udp},
+		{"tcp", nettest.TCP(t, nettest.Silent), append(tcp, recvErr4(0))},
+		{"tcp", nettest.TCP6(t, nettest.Silent), append(tcp, recvErr6(0))},
+		{"udp", nettest.UDP(t, nettest.SilentPacket), append(udp, recvErr4(1))},
+		{"udp", nettest.UDP6(t, nettest.SilentPacket), append(udp, recvErr6(1))},
 	} {
 		c, err := (&Dialer{Policy: admitAll}).Dial(t.Context(), Request{Network: tt.network, Address: tt.address})
 		if err != nil {
