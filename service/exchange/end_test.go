@@ -128,7 +128,7 @@ func TestDeadlinesAreKept(t *testing.T) {
 		{trial{request: Request{Target: ipTarget("tcp", nettest.Backlog(t))}}, ConnectTimeout},
 		{trial{request: Request{Target: deaf, Steps: []Step{Send{Data: make([]byte, 16<<20)}}}}, SendTimeout},
 		{trial{request: Request{Target: silent, Steps: []Step{Receive{}}}}, ReceiveTimeout},
-		{trial{request: Request{Target: flood, Steps: []Step{Receive{}}}}, ReceiveTimeout},
+		{trial{request: Request{Target: flood, Steps: []Step{Receive{}}}, hook: sip}, ReceiveTimeout},
 		{trial{request: Request{Target: quiet, Steps: []Step{Receive{}}}}, ReceiveTimeout},
 	} {
 		soonAfter(t, timeout, func() time.Duration {
@@ -141,7 +141,7 @@ func TestDeadlinesAreKept(t *testing.T) {
 		})
 		soonAfter(t, timeout, func() time.Duration {
 			ctx, cancel := context.WithCancel(t.Context())
-			x := trial{config: tt.x.config, request: tt.x.request, ctx: ctx}
+			x := trial{config: tt.x.config, request: tt.x.request, hook: tt.x.hook, ctx: ctx}
 			x.request.Timeout = long
 			time.AfterFunc(timeout, cancel)
 			r := x.run(t)

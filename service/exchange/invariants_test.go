@@ -103,9 +103,27 @@ func (r *record) watch(open dialFunc) dialFunc {
 	}
 }
 
+// mostRecorded bounds what a trial keeps of a peer that never stops: an exchange that forgets when to end fails its test,
+// and not the machine.
+const mostRecorded = 128 << 20
+
+var errTooMuch = errors.New("more came than the test keeps")
+
+// sip is a hook that takes a flood slowly, once some of it has come, so that a trial can keep what comes until a deadline.
+func sip(event Event) error {
+	if chunk, ok := event.(Chunk); ok && chunk.Offset > mostRecorded/4 {
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // is slow on purpose
+	}
+	return nil
+}
+
 // take records an event.
 func (r *record) take(t testing.TB, event Event) error {
 	if chunk, ok := event.(Chunk); ok {
+		if len(r.data) > mostRecorded {
+			t.Errorf("more than %d bytes came, and the exchange goes on", mostRecorded)
+			return errTooMuch
+		}
 		lent := chunk.Data
 		chunk.Data = bytes.Clone(lent)
 		event = chunk
