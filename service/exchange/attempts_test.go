@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -162,7 +163,7 @@ func TestAllAddressesFail(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			r := trial{
-				config:  Config{Resolve: hosts(t, tt.lines...), Dial: dialer(tt.policy), ConnectTimeout: 100 * time.Millisecond, AttemptDelay: 10 * time.Millisecond},
+				config:  Config{Resolve: hosts(t, tt.lines...), Dial: dialer(tt.policy), ConnectTimeout: time.Second, AttemptDelay: 10 * time.Millisecond},
 				request: Request{Target: Target{Scheme: "tcp", Host: "x", Port: full.Port()}},
 			}.run(t)
 			r.wants(t, PhaseConnect, tt.reason, EndedByNone)
@@ -260,10 +261,10 @@ func TestNothingIsToldBeforeAdmission(t *testing.T) {
 	} {
 		r := trial{
 			config:  tt.config,
-			request: Request{Target: Target{Scheme: "tcp", Host: "x", Port: 80}, Timeout: 50 * time.Millisecond},
+			request: Request{Target: Target{Scheme: "tcp", Host: "x", Port: 80}, Timeout: time.Second},
 		}.run(t)
 		r.wants(t, tt.phase, tt.reason, tt.by)
-		if tt.reason != PolicyDenied && (len(r.events) != 1 || r.Attempts != nil || r.Error == "" || slices.Contains([]byte(r.Error), '.')) {
+		if tt.reason != PolicyDenied && (len(r.events) != 1 || r.Attempts != nil || r.Error == "" || strings.Contains(r.Error, "10.9.8")) {
 			t.Errorf("%s: %q, events %+v", tt.name, r.Error, r.events)
 		}
 	}

@@ -26,13 +26,13 @@ type fault struct {
 	want         string
 }
 
-func faults() []fault {
+// faults are those that a test repeats; those that wait for a timeout wait so long.
+func faults(soon time.Duration) []fault {
 	ask := Send{Data: []byte("ask")}
 	stutter := func(c net.Conn) {
 		_, _ = c.Write([]byte("d"))
 		nettest.Silent(c)
 	}
-	const soon = 2 * time.Second // enough to connect on a machine that is busy with the other tests
 	return []fault{
 		{"reset", "tcp", nettest.Reset(3), []Step{ask, Receive{}}, long, PhaseReceive, ConnectionReset, EndedByNone, ""},
 		{"end", "tcp", nettest.ReplyAfter(3, []byte("yes")), []Step{ask, Receive{}}, long, PhaseClose, None, EndedByPeerClosed, "yes"},
@@ -69,13 +69,13 @@ func (f fault) at(t testing.TB, exchanger *Exchanger, target Target, tally *nett
 func TestFaultsRepeat(t *testing.T) {
 	t.Parallel()
 	const runs = 200
-	for _, f := range faults() {
+	for _, f := range faults(2 * time.Second) { // enough to connect on a busy machine
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			// Those that wait for a timeout run a few at a time.
+			// Those that wait for a timeout wait side by side.
 			lanes := 1
 			if f.timeout < long {
-				lanes = 20
+				lanes = 100
 			}
 			var running sync.WaitGroup
 			for range lanes {
@@ -95,7 +95,7 @@ func TestFaultsRepeat(t *testing.T) {
 func TestNothingIsLeft(t *testing.T) {
 	nettest.CheckFDs(t)
 	t.Run("ends", func(t *testing.T) {
-		for _, f := range faults() {
+		for _, f := range faults(200 * time.Millisecond) {
 			f.run(t)
 		}
 		full := nettest.Backlog(t)

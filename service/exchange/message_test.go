@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -34,7 +35,7 @@ func answer(datagrams ...string) func(net.PacketConn, net.Addr, []byte) {
 
 func TestDatagrams(t *testing.T) {
 	t.Parallel()
-	const short = 50 * time.Millisecond
+	const short = 400 * time.Millisecond
 	ask := Send{Data: []byte("?")}
 	type D = Datagram
 	for _, tt := range []struct {
@@ -147,7 +148,7 @@ func TestDatagramSilence(t *testing.T) {
 			rules Receive
 			by    EndedBy
 		}{
-			{Receive{Idle: 100 * time.Millisecond}, EndedByNone},
+			{Receive{Idle: 200 * time.Millisecond}, EndedByNone},
 			{Receive{Count: 1}, EndedByDeadline},
 			{Receive{}, EndedByDeadline},
 		} {
@@ -155,14 +156,14 @@ func TestDatagramSilence(t *testing.T) {
 				t.Parallel()
 				target, tally := datagramTarget(t, scheme, nettest.SilentPacket)
 				r := trial{
-					request: Request{Target: target, Steps: []Step{Send{Data: []byte("?")}, tt.rules}, Timeout: 200 * time.Millisecond},
+					request: Request{Target: target, Steps: []Step{Send{Data: []byte("?")}, tt.rules}, Timeout: time.Second},
 					peer:    tally,
 				}.run(t)
 				r.wants(t, PhaseReceive, ReceiveTimeout, tt.by)
 				if r.Hint != hintDatagramSilence || r.FailedStep != 1 || r.BytesSent != 1 {
 					t.Errorf("%d bytes sent, step %d: %s", r.BytesSent, r.FailedStep, r.Hint)
 				}
-				limit := 200 * time.Millisecond
+				limit := time.Second
 				if tt.by == EndedByNone {
 					limit = tt.rules.Idle
 				}
@@ -233,11 +234,26 @@ func TestDatagramSendTimeout(t *testing.T) {
 	for range 2000 {
 		steps = append(steps, Send{Data: []byte("x")})
 	}
-	const timeout = 200 * time.Millisecond
+	const timeout = time.Second
 	r := trial{request: Request{Target: target, Steps: steps, Timeout: timeout}, peer: tally}.run(t)
 	r.wants(t, PhaseSend, SendTimeout, EndedByDeadline)
 	within(t, r.took, timeout)
 	if r.BytesSent == 0 || int(r.BytesSent) != r.FailedStep {
 		t.Errorf("%d datagrams of 1 byte sent, step %d failed", r.BytesSent, r.FailedStep)
+	}
+}
+
+// A system call that a signal interrupted is made again.
+func TestIgnoringEINTR(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	n, err := ignoringEINTR(func() (int, error) {
+		if calls++; calls < 3 {
+			return -1, syscall.EINTR
+		}
+		return 7, syscall.EAGAIN
+	})
+	if n != 7 || !errors.Is(err, syscall.EAGAIN) || calls != 3 {
+		t.Errorf("%d, %v after %d calls", n, err, calls)
 	}
 }

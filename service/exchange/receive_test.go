@@ -16,7 +16,7 @@ const long = time.Minute // an idle time or a timeout that no test means to see 
 
 func TestEndRules(t *testing.T) {
 	t.Parallel()
-	const short = 50 * time.Millisecond
+	const short = 400 * time.Millisecond // longer than a busy machine makes a peer pause
 	type pieces = []string
 	for _, tt := range []struct {
 		name   string
@@ -132,7 +132,7 @@ func TestPeerClosesEarly(t *testing.T) {
 // The exchange's own timeout ends every receive whose rule has not held, and keeps what came.
 func TestDeadlineWhileReceiving(t *testing.T) {
 	t.Parallel()
-	const timeout = 150 * time.Millisecond
+	const timeout = time.Second
 	for _, tt := range []struct {
 		scheme string
 		rules  Receive
@@ -163,15 +163,9 @@ func TestDeadlineWhileFlooded(t *testing.T) {
 	t.Parallel()
 	for _, scheme := range []string{"tcp", "unix"} {
 		target, _ := streamTarget(t, scheme, nettest.Flood(1<<50))
-		r := trial{request: Request{Target: target, Steps: []Step{Receive{}}, Timeout: 100 * time.Millisecond},
-			hook: func(event Event) error { // keeps the test from holding all of it
-				if chunk, ok := event.(Chunk); ok && chunk.Offset > 64<<20 {
-					time.Sleep(10 * time.Millisecond) //nolint:forbidigo // is slow on purpose
-				}
-				return nil
-			}}.run(t)
+		r := trial{request: Request{Target: target, Steps: []Step{Receive{}}, Timeout: time.Second}, hook: sip}.run(t)
 		r.wants(t, PhaseReceive, ReceiveTimeout, EndedByDeadline)
-		within(t, r.took, 100*time.Millisecond)
+		within(t, r.took, time.Second)
 	}
 }
 

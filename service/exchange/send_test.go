@@ -170,7 +170,7 @@ func TestReadAheadIsBounded(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			t.Parallel()
 			target, _ := streamTarget(t, "unix", talks(n))
-			r := trial{request: Request{Target: target, Steps: []Step{Send{Data: nettest.Data(1 << 20)}}, Timeout: 300 * time.Millisecond}}.run(t)
+			r := trial{request: Request{Target: target, Steps: []Step{Send{Data: nettest.Data(1 << 20)}}, Timeout: time.Second}}.run(t)
 			r.wants(t, PhaseSend, SendTimeout, EndedByDeadline)
 			if r.BytesUnread == 0 || r.BytesUnread > mostPending+maxChunk {
 				t.Errorf("%d bytes kept", r.BytesUnread)
@@ -197,22 +197,36 @@ func TestSendTimeout(t *testing.T) {
 	for _, scheme := range []string{"tcp", "unix"} {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
-			over, all := make(chan struct{}), make(chan int64, 1)
+			stuck, over, all := make(chan int64), make(chan struct{}), make(chan int64, 1)
 			target, tally := streamTarget(t, scheme, func(c net.Conn) {
+				some, _ := io.CopyN(io.Discard, c, <-stuck)
 				<-over
-				n, _ := io.Copy(io.Discard, c)
-				all <- n
+				rest, _ := io.Copy(io.Discard, c)
+				all <- some + rest
 			})
-			const timeout = 300 * time.Millisecond
+			// The kernel takes the head, then as much as it has room for, and at last what the peer makes room for.
+			const size = 32 << 20
+			var taken []int
+			exchanger := New(Config{Dial: dialer(admitAll), Resolve: hosts(t), Hooks: &Hooks{Sent: func(_ string, n int) {
+				if taken = append(taken, n); len(taken) == 2 {
+					stuck <- int64(taken[0] + taken[1])
+				}
+			}}})
+			const timeout = time.Second
 			r := trial{
-				request: Request{Target: target, Steps: []Step{Send{Data: []byte("head")}, Send{Data: nettest.Data(16 << 20)}, Receive{}}, Timeout: timeout},
-				peer:    tally,
+				exchanger: exchanger,
+				request:   Request{Target: target, Steps: []Step{Send{Data: []byte("head")}, Send{Data: nettest.Data(size)}, Receive{}}, Timeout: timeout},
+				peer:      tally,
 			}.run(t)
+			close(stuck)
 			close(over)
 			r.wants(t, PhaseSend, SendTimeout, EndedByDeadline)
 			within(t, r.took, timeout)
-			if r.FailedStep != 1 || r.BytesSent <= 4 || r.BytesSent >= 16<<20 {
-				t.Errorf("failed in step %d after %d bytes", r.FailedStep, r.BytesSent)
+			if r.FailedStep != 1 || len(taken) != 3 || r.BytesSent >= size {
+				t.Fatalf("failed in step %d after %d bytes: %d", r.FailedStep, r.BytesSent, taken)
+			}
+			if sum := uint64(taken[0] + taken[1] + taken[2]); sum != r.BytesSent {
+				t.Errorf("%d bytes sent, hooks: %d", r.BytesSent, taken)
 			}
 			if n := <-all; n != int64(r.BytesSent) {
 				t.Errorf("%d bytes sent, the peer found %d", r.BytesSent, n)

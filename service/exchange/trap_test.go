@@ -55,9 +55,12 @@ func TestReplyComesBackWhole(t *testing.T) {
 						handle, hook := peer.of(reply)
 						target, tally := streamTarget(t, scheme, handle)
 						r := trial{
-							request: Request{Target: target, Steps: DefaultSteps(target, []byte("give it to me\n"), false), BufferSize: bufferSize},
-							peer:    tally,
-							hook:    hook,
+							request: Request{
+								Target: target, Steps: DefaultSteps(target, []byte("give it to me\n"), false), BufferSize: bufferSize,
+								Timeout: 10 * time.Minute, // byte for byte takes long on a busy machine
+							},
+							peer: tally,
+							hook: hook,
 						}.run(t)
 						r.wants(t, PhaseClose, None, EndedByPeerClosed)
 						r.got(t, reply)
