@@ -38,11 +38,10 @@ func serviceMessages(services []names.Service) []*probev1.Service {
 func stepOf(step *probev1.Step, i int) (exchange.Step, error) {
 	switch step := step.GetStep().(type) {
 	case *probev1.Step_Send:
-		data := step.Send.GetData()
 		if text, ok := step.Send.GetContent().(*probev1.Send_Text); ok {
-			data = []byte(text.Text)
+			return exchange.Send{Data: []byte(text.Text), Expand: true}, nil
 		}
-		return exchange.Send{Data: data}, nil
+		return exchange.Send{Data: step.Send.GetData()}, nil
 	case *probev1.Step_HalfClose:
 		return exchange.HalfClose{}, nil
 	case *probev1.Step_Receive:
@@ -54,11 +53,44 @@ func stepOf(step *probev1.Step, i int) (exchange.Step, error) {
 			MaxBytes:  step.Receive.GetMaxBytes(),
 		}, nil
 	case *probev1.Step_Expect:
-		return nil, &notImplementedError{field: fmt.Sprintf("steps[%d].expect", i), what: "the step expect"}
+		return expectOf(step.Expect, i)
 	case *probev1.Step_StartTls:
-		return nil, &notImplementedError{field: fmt.Sprintf("steps[%d].start_tls", i), what: "the step startTls"}
+		return exchange.StartTLS{ServerName: step.StartTls.GetServerName()}, nil
 	}
 	return nil, &fieldError{field: fmt.Sprintf("steps[%d]", i), problem: "says nothing to do"}
+}
+
+func expectOf(message *probev1.Expect, i int) (exchange.Step, error) {
+	switch pattern := message.GetPattern().(type) {
+	case *probev1.Expect_Data:
+		return exchange.Expect{Literal: pattern.Data}, nil
+	case *probev1.Expect_Text:
+		return exchange.Expect{Literal: []byte(pattern.Text)}, nil
+	case *probev1.Expect_Regex:
+		expression, err := exchange.CompileExpect(pattern.Regex)
+		if err != nil {
+			return nil, &fieldError{field: fmt.Sprintf("steps[%d].expect.regex", i), problem: "is no regular expression: " + err.Error()}
+		}
+		return exchange.Expect{Regexp: expression}, nil
+	}
+	return nil, &fieldError{field: fmt.Sprintf("steps[%d].expect", i), problem: "says nothing to wait for"}
+}
+
+// frameOf is the step that a frame of a conversation asks for; not the first frame.
+func frameOf(frame *probev1.ConverseRequest) (exchange.Step, error) {
+	switch frame := frame.GetFrame().(type) {
+	case *probev1.ConverseRequest_Data:
+		return exchange.Send{Data: frame.Data}, nil
+	case *probev1.ConverseRequest_HalfClose:
+		return exchange.HalfClose{}, nil
+	case *probev1.ConverseRequest_StartTls:
+		return exchange.StartTLS{ServerName: frame.StartTls.GetServerName()}, nil
+	case *probev1.ConverseRequest_Close:
+		return exchange.Close{}, nil
+	case *probev1.ConverseRequest_Open:
+		return nil, &fieldError{field: "open", problem: "is the first frame, and only the first"}
+	}
+	return nil, &fieldError{field: "frame", problem: "says nothing to do"}
 }
 
 // eventMessage is an event as callers see it. stepped: the caller gave the steps, so their numbers mean something.
@@ -82,6 +114,8 @@ func (s *Service) eventMessage(event exchange.Event, stepped bool) *probev1.Exch
 			Type:     probev1.SocketType(e.Socket.Type),
 			Protocol: probev1.IpProtocol(e.Socket.Protocol),
 		}}}
+	case exchange.TLSInfo:
+		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Tls{Tls: tlsMessage(&e)}}
 	case exchange.Sent:
 		message := &probev1.Sent{Bytes: uint64(e.Bytes), Elapsed: durationpb.New(e.Elapsed)}
 		if stepped {
@@ -93,11 +127,12 @@ func (s *Service) eventMessage(event exchange.Event, stepped bool) *probev1.Exch
 	case exchange.PeerClosed:
 		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_PeerClosed{PeerClosed: &probev1.PeerClosed{
 			Elapsed: durationpb.New(e.Elapsed),
+			Unclean: e.Unclean,
 		}}}
 	case *exchange.Outcome:
 		message := s.outcomeMessage(e)
 		if !stepped {
-			message.FailedStep = nil
+			message.FailedStep, message.FailedStepReceived = nil, nil
 		}
 		return &probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Outcome{Outcome: message}}
 	}
@@ -124,6 +159,45 @@ func attemptMessage(a exchange.Attempt) *probev1.Attempt {
 		Error:     text(a.Error),
 		Start:     durationpb.New(a.Start),
 		Duration:  durationpb.New(a.Duration),
+		Icmp:      icmpMessage(a.ICMP),
+		Phase:     probev1.Phase(a.Phase),
+		Tls:       tlsMessage(a.TLS),
+		Local:     a.Local,
+	}
+}
+
+func icmpMessage(i *exchange.ICMPError) *probev1.IcmpError {
+	if i == nil {
+		return nil
+	}
+	return &probev1.IcmpError{From: i.From.String(), Type: uint32(i.Type), Code: uint32(i.Code), Meaning: i.Meaning}
+}
+
+func routeMessage(r *exchange.Route) *probev1.NetworkRoute {
+	if r == nil {
+		return nil
+	}
+	message := &probev1.NetworkRoute{Interface: text(r.Interface), Mtu: uint32(r.MTU)}
+	if r.Source.IsValid() {
+		message.Source = r.Source.String()
+	}
+	if r.Gateway.IsValid() {
+		message.Gateway = r.Gateway.String()
+	}
+	return message
+}
+
+func socketOptionsMessage(o *exchange.SocketOptions) *probev1.SocketOptions {
+	if o == nil {
+		return nil
+	}
+	return &probev1.SocketOptions{
+		ReceiveBuffer:     uint32(o.ReceiveBuffer),
+		SendBuffer:        uint32(o.SendBuffer),
+		Ttl:               uint32(o.TTL),
+		NoDelay:           o.NoDelay,
+		KeepAlive:         o.KeepAlive,
+		CongestionControl: o.CongestionControl,
 	}
 }
 
@@ -151,10 +225,16 @@ func (s *Service) outcomeMessage(o *exchange.Outcome) *probev1.Outcome {
 		Timings: &probev1.Timings{
 			Resolve:   duration(o.Timings.Resolve),
 			Connect:   duration(o.Timings.Connect),
+			Tls:       duration(o.Timings.TLS),
 			FirstByte: duration(o.Timings.FirstByte),
 			Total:     duration(o.Timings.Total),
 		},
-		Vantage: s.vantage,
+		Tls:                tlsMessage(o.TLS),
+		FailedStepReceived: o.StepReceived,
+		SocketOptions:      socketOptionsMessage(o.SocketOptions),
+		Route:              routeMessage(o.Route),
+		Icmp:               icmpMessage(o.ICMP),
+		Vantage:            s.vantage,
 	}
 	for _, attempt := range o.Attempts {
 		message.Attempts = append(message.Attempts, attemptMessage(attempt))

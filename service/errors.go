@@ -44,12 +44,13 @@ func described(kind, name, protocol string) string {
 	return fmt.Sprintf("%s %q", kind, name)
 }
 
-// notImplementedError is a part of the contract that this version does not do yet.
-type notImplementedError struct{ field, what string }
-
-func (e *notImplementedError) Error() string {
-	return fmt.Sprintf("%s: %s is not implemented yet", jsonPath(e.field), e.what)
+// frameError is an error in a frame of a conversation.
+type frameError struct {
+	frame string // its field in the contract
+	error
 }
+
+func (e *frameError) Unwrap() error { return e.error }
 
 // deniedError is an exchange of which the policy admitted no address.
 type deniedError struct {
@@ -65,23 +66,35 @@ func (e *deniedError) Error() string {
 // does.
 func statusOf(err error) error {
 	var (
-		field          *fieldError
-		notFound       *notFoundError
-		notImplemented *notImplementedError
-		denied         *deniedError
-		target         *exchange.TargetError
-		step           *exchange.StepError
-		validation     *protovalidate.ValidationError
-		addressInfo    *resolve.GAIError
-		lookup         *resolve.Error
+		field       *fieldError
+		notFound    *notFoundError
+		denied      *deniedError
+		target      *exchange.TargetError
+		unfit       *exchange.FieldError
+		step        *exchange.StepError
+		order       *exchange.FrameError
+		validation  *protovalidate.ValidationError
+		addressInfo *resolve.GAIError
+		lookup      *resolve.Error
+		frame       *frameError
 	)
+	within := ""
+	if errors.As(err, &frame) {
+		within = frame.frame + "."
+	}
 	switch {
 	case errors.As(err, &field):
 		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, err.Error(),
-			&errdetails.BadRequest_FieldViolation{Field: field.field, Description: field.problem})
+			&errdetails.BadRequest_FieldViolation{Field: within + field.field, Description: field.problem})
+	case errors.As(err, &unfit):
+		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, jsonPath(unfit.Field)+": "+unfit.Reason,
+			&errdetails.BadRequest_FieldViolation{Field: within + unfit.Field, Description: unfit.Reason})
+	case errors.As(err, &order):
+		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, "out of order: "+jsonPath(order.Field)+": "+order.Reason,
+			&errdetails.BadRequest_FieldViolation{Field: order.Field, Description: order.Reason})
 	case errors.As(err, &target):
 		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_TARGET, "target: "+target.Reason,
-			&errdetails.BadRequest_FieldViolation{Field: "target", Description: target.Reason})
+			&errdetails.BadRequest_FieldViolation{Field: within + "target", Description: target.Reason})
 	case errors.As(err, &step):
 		path := fmt.Sprintf("steps[%d].%s", step.Step, step.Field)
 		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, jsonPath(path)+": "+step.Reason,
@@ -90,11 +103,6 @@ func statusOf(err error) error {
 		return validationStatus(validation)
 	case errors.As(err, &notFound):
 		return newStatus(codes.NotFound, notFound.reason.String(), err.Error())
-	case errors.As(err, &notImplemented):
-		return newStatus(codes.Unimplemented, probev1.ErrorReason_ERROR_REASON_NOT_IMPLEMENTED.String(), err.Error(),
-			&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{
-				Field: notImplemented.field, Description: notImplemented.what + " is not implemented yet",
-			}}})
 	case errors.As(err, &denied):
 		return newStatus(codes.PermissionDenied, probev1.ErrorReason_ERROR_REASON_POLICY_DENIED.String(), err.Error())
 	case errors.As(err, &addressInfo):

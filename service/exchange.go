@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"google.golang.org/grpc"
@@ -9,6 +10,7 @@ import (
 
 	probev1 "probed/gen/probe/v1"
 	"probed/service/exchange"
+	"probed/service/resolve"
 )
 
 type exchangeServer struct {
@@ -17,11 +19,15 @@ type exchangeServer struct {
 }
 
 func (s *exchangeServer) Connect(ctx context.Context, message *probev1.ConnectRequest) (*probev1.ConnectResponse, error) {
-	target, err := s.target(message.GetTarget())
+	request, err := s.request(message)
+	if err == nil {
+		request.AllAddresses = message.GetAllAddresses()
+		err = request.Validate()
+	}
 	if err != nil {
 		return nil, statusOf(err)
 	}
-	outcome, err := s.run(ctx, exchange.Request{Target: target, Timeout: timeout(message.GetTimeout())}, nil)
+	outcome, err := s.run(ctx, request, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -39,32 +45,108 @@ func (s *exchangeServer) Exchange(message *probev1.ExchangeRequest, stream grpc.
 	return err
 }
 
+func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.ConverseRequest, probev1.ExchangeResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	open := first.GetOpen()
+	if open == nil {
+		return statusOf(&fieldError{field: "open", problem: "is the first frame of a conversation"})
+	}
+	request, err := s.request(open)
+	if err == nil {
+		request.BufferSize = int(open.GetBufferSize())
+		err = request.ValidateConversation()
+	}
+	if err != nil {
+		return statusOf(&frameError{"open", err})
+	}
+	ctx, done := s.untilDrained(stream.Context())
+	defer done()
+	outcome, err := s.exchanges.Converse(ctx, exchange.Conversation{
+		Request: request,
+		Idle:    open.GetIdle().AsDuration(),
+		Next: func() (exchange.Step, error) {
+			frame, err := stream.Recv()
+			if err != nil {
+				return nil, err
+			}
+			return frameOf(frame)
+		},
+	}, func(event exchange.Event) error {
+		return stream.Send(s.eventMessage(event, false))
+	})
+	if err != nil {
+		if stream.Context().Err() != nil { // which is why the next frame did not come
+			err = context.Canceled
+		}
+		return statusOf(err)
+	}
+	return outcomeStatus(request, outcome)
+}
+
 // run carries a request out. The error is a status; an outcome that is not ok is none.
 func (s *exchangeServer) run(ctx context.Context, request exchange.Request, emit func(exchange.Event) error) (*exchange.Outcome, error) {
+	ctx, done := s.untilDrained(ctx)
+	defer done()
+	outcome := s.exchanges.Run(ctx, request, emit)
+	return outcome, outcomeStatus(request, outcome)
+}
+
+// untilDrained returns a context that also ends with the drain, and what gives it back.
+func (s *exchangeServer) untilDrained(ctx context.Context) (drained context.Context, done func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	stop := context.AfterFunc(s.drained, func() { cancel(exchange.ErrDrained) })
-	defer stop()
 	if s.drained.Err() != nil { // AfterFunc takes a moment, in which a quick exchange is over
 		cancel(exchange.ErrDrained)
 	}
-
-	outcome := s.exchanges.Run(ctx, request, emit)
-	switch outcome.Reason {
-	case exchange.PolicyDenied:
-		return nil, statusOf(&deniedError{target: request.Target.String(), outcome: outcome})
-	case exchange.Cancelled:
-		return nil, statusOf(context.Canceled)
+	return ctx, func() {
+		stop()
+		cancel(nil)
 	}
-	return outcome, nil
 }
 
-func (s *exchangeServer) target(text string) (exchange.Target, error) {
-	target, err := exchange.ParseTarget(text, s.port)
-	if err == nil && target.Scheme == "tls" {
-		err = &notImplementedError{field: "target", what: "the scheme tls"}
+// outcomeStatus is the status that stands for an outcome which callers do not get to see; nil for all others.
+func outcomeStatus(request exchange.Request, outcome *exchange.Outcome) error {
+	switch outcome.Reason {
+	case exchange.PolicyDenied:
+		return statusOf(&deniedError{target: request.Target.String(), outcome: outcome})
+	case exchange.Cancelled:
+		return statusOf(context.Canceled)
 	}
-	return target, err
+	return nil
+}
+
+// opener is what all requests for a connection have in common.
+type opener interface {
+	GetTarget() string
+	GetTimeout() *durationpb.Duration
+	GetFamily() probev1.AddressFamily
+	GetSource() string
+	GetInterface() string
+	GetTls() *probev1.TlsOptions
+}
+
+// request is the part of a request that says which connection to open, and how.
+func (s *exchangeServer) request(message opener) (exchange.Request, error) {
+	target, err := exchange.ParseTarget(message.GetTarget(), s.port)
+	if err != nil {
+		return exchange.Request{}, err
+	}
+	options, err := tlsOptions(message.GetTls())
+	if err != nil {
+		return exchange.Request{}, err
+	}
+	source, _ := netip.ParseAddr(message.GetSource()) // which the rules of the contract have let through, if it is not empty
+	return exchange.Request{
+		Target:    target,
+		Timeout:   timeout(message.GetTimeout()),
+		Family:    resolve.Family(message.GetFamily()),
+		Source:    source,
+		Interface: message.GetInterface(),
+		TLS:       options,
+	}, nil
 }
 
 // port finds a service by name in the host's file or the registry: what people call it, not only what programs here do.
@@ -76,22 +158,18 @@ func (s *exchangeServer) port(name, protocol string) (uint16, bool) {
 }
 
 func (s *exchangeServer) exchangeRequest(message *probev1.ExchangeRequest) (exchange.Request, error) {
-	target, err := s.target(message.GetTarget())
+	request, err := s.request(message)
 	if err != nil {
-		return exchange.Request{}, err
+		return request, err
 	}
-	request := exchange.Request{
-		Target:     target,
-		BufferSize: int(message.GetBufferSize()),
-		Timeout:    timeout(message.GetTimeout()),
-	}
+	request.BufferSize = int(message.GetBufferSize())
 	if len(message.GetSteps()) == 0 {
 		data := message.GetData()
 		if text, ok := message.GetPayload().(*probev1.ExchangeRequest_Text); ok {
 			data = []byte(text.Text)
 		}
-		request.Steps = exchange.DefaultSteps(target, data, message.GetHoldOpen())
-		return request, nil
+		request.Steps = exchange.DefaultSteps(request.Target, data, message.GetHoldOpen())
+		return request, request.Validate()
 	}
 	switch {
 	case message.GetPayload() != nil:

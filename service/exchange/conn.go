@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -29,11 +30,13 @@ const (
 type conn struct {
 	net.Conn
 	raw        syscall.RawConn
+	secured    *tls.Conn // over it; nil: plain
 	buffers    *buffers
 	target     Target
 	socket     Socket
 	size       int // of the next read, when the caller left it open
 	halfClosed bool
+	unclean    bool // TLS was not ended before the connection was
 }
 
 // piece is what one read returned.
@@ -100,8 +103,34 @@ func (c *conn) addresses() (local, remote string) {
 	return local, remote
 }
 
-// CloseWrite closes the sending side.
+// secure lets everything from here on go through TLS.
+func (c *conn) secure(h *handshake) {
+	c.secured = h.conn
+	c.size = minChunk
+}
+
+// Write blocks until all is handed to the kernel.
+func (c *conn) Write(data []byte) (int, error) {
+	if c.secured != nil {
+		return c.secured.Write(data)
+	}
+	return c.Conn.Write(data)
+}
+
+// Close closes the connection; with TLS it says goodbye to a peer that still listens.
+func (c *conn) Close() error {
+	if c.secured != nil {
+		return c.secured.Close()
+	}
+	return c.Conn.Close()
+}
+
+// CloseWrite closes the sending side; with TLS by a close_notify, behind which the TCP connection stays open (RFC 8446,
+// section 6.1).
 func (c *conn) CloseWrite() error {
+	if c.secured != nil {
+		return c.secured.CloseWrite()
+	}
 	closer, ok := c.Conn.(interface{ CloseWrite() error })
 	if !ok {
 		return errors.ErrUnsupported
@@ -110,8 +139,11 @@ func (c *conn) CloseWrite() error {
 }
 
 // tryWrite writes what the kernel takes at once; of a message, all or nothing. The error is EAGAIN when that was not
-// all.
+// all. Under TLS it writes nothing: what has become a record cannot be taken back.
 func (c *conn) tryWrite(data []byte) (n int, err error) {
+	if c.secured != nil {
+		return 0, unix.EAGAIN
+	}
 	controlErr := c.raw.Write(func(fd uintptr) bool {
 		n, err = ignoringEINTR(func() (int, error) { return unix.Write(int(fd), data) })
 		return true
@@ -128,11 +160,46 @@ func (c *conn) tryWrite(data []byte) (n int, err error) {
 
 // read waits until there is something to read and returns at most size bytes of it (0: as the flow suggests), and at
 // most most (0: any number); of a message, what is beyond is lost. The end of the stream is io.EOF.
-func (c *conn) read(size, most int) (piece, error) { return c.readBy(c.raw.Read, size, most) }
+func (c *conn) read(size, most int) (piece, error) {
+	if c.secured != nil {
+		return c.readSecured(size, most)
+	}
+	return c.readBy(c.raw.Read, size, most)
+}
+
+// readSecured is read under TLS. It holds a small buffer while it waits, since whether TLS has kept something back is
+// not to be known.
+func (c *conn) readSecured(size, most int) (piece, error) {
+	room := size
+	if room == 0 {
+		room = c.size
+	}
+	if most > 0 {
+		room = min(room, most)
+	}
+	buffer := c.buffers.get(room)
+	n, err := c.secured.Read((*buffer)[:room])
+	if n == 0 {
+		c.buffers.put(buffer)
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			c.unclean, err = true, io.EOF
+		}
+		return piece{}, err
+	}
+	if size == 0 && room == c.size {
+		c.adapt(n)
+	}
+	// An error beside data comes again with the next read.
+	return piece{data: (*buffer)[:n], free: func() { c.buffers.put(buffer) }}, nil
+}
 
 // readNow is read for what is there already, whatever the deadline; when there is nothing, the error is
 // os.ErrDeadlineExceeded.
 func (c *conn) readNow(size, most int) (piece, error) {
+	if c.secured != nil {
+		_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+		return c.readSecured(size, most)
+	}
 	return c.readBy(func(try func(fd uintptr) bool) error {
 		done := false
 		if err := c.raw.Control(func(fd uintptr) { done = try(fd) }); err != nil {

@@ -4,12 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
 	"time"
 
 	"probed/service/dial"
+)
+
+const (
+	// mostAtOnce bounds the attempts that are under way when every address is checked.
+	mostAtOnce = 32
+	forever    = math.MaxInt64 * time.Nanosecond
 )
 
 // errOutrun is the cause for which an attempt is given up when another one has won.
@@ -19,29 +26,56 @@ var errOutrun = errors.New("another address connected first")
 // connected (RFC 8305, section 5). Without addresses the target is a unix socket.
 func (s *session) connect(addresses []netip.AddrPort) (net.Conn, *failure) {
 	begin := time.Now()
-	target := s.request.Target
-	requests := []dial.Request{{Network: target.network(), Path: target.Path}}
-	if !target.IsUnix() {
-		requests = make([]dial.Request, len(addresses))
-		for i, address := range addresses {
-			requests[i] = dial.Request{Network: target.network(), Address: address, Host: target.hostName()}
-		}
-	}
-	r := &race{
-		session:  s,
-		requests: requests,
-		admitted: make(chan struct{}, len(requests)),
-		results:  make(chan result, len(requests)),
-	}
+	requests := s.dials(addresses)
+	r := newRace(s, requests)
 	conn := r.run()
 	s.outcome.Timings.Connect = time.Since(begin)
 	if conn != nil {
 		return conn, nil
 	}
-	if len(requests) == 0 {
-		return nil, &failure{phase: PhaseResolve, reason: NameHasNoAddress, text: "the name has no address"}
-	}
 	return nil, s.connectFailure()
+}
+
+// checkAll tries every address to the end, and keeps no connection.
+func (s *session) checkAll(addresses []netip.AddrPort) *failure {
+	begin := time.Now()
+	requests := s.dials(addresses)
+	r := newRace(s, requests)
+	r.all = true
+	r.run()
+	s.outcome.Timings.Connect = time.Since(begin)
+	failed := 0
+	for _, attempt := range s.outcome.Attempts {
+		if !attempt.OK {
+			failed++
+		}
+	}
+	if n := len(requests); failed > 0 || n == 0 || len(s.outcome.Attempts) < n {
+		fault := s.connectFailure()
+		if fault.phase >= PhaseConnect && failed < n {
+			fault.text += fmt.Sprintf("; %d of them failed", failed)
+		}
+		return fault
+	}
+	s.outcome.OK, s.outcome.Phase, s.outcome.EndedBy = true, PhaseClose, EndedByLastStep
+	return nil
+}
+
+// dials are what to ask package dial for.
+func (s *session) dials(addresses []netip.AddrPort) []dial.Request {
+	target := s.request.Target
+	skipVerify := s.request.TLS != nil && s.request.TLS.SkipVerify
+	requests := []dial.Request{{Network: target.network(), Path: target.Path, SkipVerify: skipVerify}}
+	if !target.IsUnix() {
+		requests = make([]dial.Request, len(addresses))
+		for i, address := range addresses {
+			requests[i] = dial.Request{
+				Network: target.network(), Address: address, Host: target.hostName(),
+				Source: s.request.Source, Interface: s.request.Interface, SkipVerify: skipVerify,
+			}
+		}
+	}
+	return requests
 }
 
 // hostName is the name the caller asked for; empty when it was an address.
@@ -59,6 +93,16 @@ type race struct {
 	admitted chan struct{} // one for each attempt that passed the policy; never blocks
 	results  chan result   // one for each attempt; never blocks
 	running  int
+	all      bool // there is no winner: each attempt is an answer
+}
+
+func newRace(s *session, requests []dial.Request) *race {
+	return &race{
+		session:  s,
+		requests: requests,
+		admitted: make(chan struct{}, len(requests)),
+		results:  make(chan result, len(requests)),
+	}
 }
 
 type result struct {
@@ -66,6 +110,7 @@ type result struct {
 	attempt  Attempt
 	admitted bool // the policy has been asked, and has admitted the address
 	conn     net.Conn
+	crash    crash
 }
 
 // run returns the connection that won, or nil. No attempt is under way any more when it returns.
@@ -78,18 +123,30 @@ func (r *race) run() net.Conn {
 			r.start(ctx)
 		}
 	}
-	timer := time.NewTimer(r.config.AttemptDelay)
+	atOnce, delay := 1, r.config.AttemptDelay
+	if r.all {
+		atOnce, delay = mostAtOnce, forever
+	}
+	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	var winner net.Conn
-	for next(); r.running > 0; {
+	var crashed crash
+	for range atOnce {
+		next()
+	}
+	for r.running > 0 {
 		select {
 		case <-r.admitted:
 			r.release()
 		case <-timer.C:
 			next()
-			timer.Reset(r.config.AttemptDelay)
+			timer.Reset(delay)
 		case result := <-r.results:
 			r.running--
+			if result.crash.value != nil && crashed.value == nil {
+				crashed = result.crash
+				cancel(errOutrun)
+			}
 			r.outcome.Attempts[result.index] = result.attempt
 			switch {
 			case result.conn != nil && winner == nil:
@@ -105,10 +162,14 @@ func (r *race) run() net.Conn {
 			_ = r.emit(result.attempt)
 			if result.conn == nil {
 				next()
-				timer.Reset(r.config.AttemptDelay)
+				timer.Reset(delay)
 			}
 		}
 	}
+	if crashed.value != nil && winner != nil {
+		_ = winner.Close()
+	}
+	crashed.again()
 	return winner
 }
 
@@ -116,26 +177,31 @@ func (r *race) run() net.Conn {
 func (r *race) start(ctx context.Context) {
 	index := len(r.outcome.Attempts)
 	request := r.requests[index]
-	attempt := Attempt{Address: request.Path, Start: r.elapsed()}
+	attempt := Attempt{Address: request.Path, Phase: PhaseConnect, Start: r.elapsed(), address: request.Address}
 	if request.Address.IsValid() {
 		attempt.Address = request.Address.String()
 	}
 	r.outcome.Attempts = append(r.outcome.Attempts, attempt)
 	r.running++
 	go func() {
+		var crash crash
+		defer func() {
+			if crash.value != nil {
+				r.results <- result{index: index, attempt: attempt, crash: crash}
+			}
+		}()
+		defer crash.catch()
 		admitted := false
 		request.Admitted = func() {
 			admitted = true
 			r.admitted <- struct{}{}
 		}
-		ctx, cancel := context.WithTimeout(ctx, r.config.ConnectTimeout)
-		defer cancel()
 		begin := time.Now()
-		conn, err := r.config.Dial(ctx, request)
+		conn, err := r.dial(ctx, request, &attempt)
 		attempt.Duration = time.Since(begin)
-		attempt.OK = err == nil
-		if err != nil {
-			attempt.Reason, attempt.Errno, attempt.Error = r.attemptFailure(ctx, err)
+		if err == nil && r.all {
+			r.check(ctx, conn, &attempt)
+			conn = nil
 		}
 		if hook := r.config.Hooks.Dialled; hook != nil {
 			hook(r.request.Target.Scheme, attempt.Reason, attempt.Duration)
@@ -144,8 +210,51 @@ func (r *race) start(ctx context.Context) {
 	}()
 }
 
+// dial opens the connection of an attempt.
+func (r *race) dial(ctx context.Context, request dial.Request, attempt *Attempt) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.config.ConnectTimeout)
+	defer cancel()
+	conn, err := r.config.Dial(ctx, request)
+	switch {
+	case err != nil:
+		attempt.fail(r.attemptFailure(ctx, err))
+		return nil, err
+	case request.Path == "":
+		attempt.Local = conn.LocalAddr().String()
+	}
+	attempt.OK = true
+	return conn, nil
+}
+
+// check is what an attempt has to go through besides the connection, which it closes.
+func (r *race) check(ctx context.Context, conn net.Conn, attempt *Attempt) {
+	defer conn.Close()
+	if r.request.Target.Scheme != "tls" {
+		return
+	}
+	attempt.Phase = PhaseTLS
+	h := newHandshake(conn, r.request.TLS, "", r.request.Target)
+	err := h.run(ctx, r.config.HandshakeTimeout)
+	attempt.TLS = &h.info
+	switch {
+	case err != nil && ctx.Err() != nil:
+		attempt.fail(r.interrupted(PhaseTLS))
+	case err != nil:
+		attempt.fail(h.failure(err))
+	default:
+		_ = h.conn.Close()
+	}
+}
+
+// fail notes why an attempt failed.
+func (a *Attempt) fail(f *failure) {
+	a.OK, a.Reason, a.Errno, a.Error, a.ICMP = false, f.reason, f.errno, f.text, f.icmp
+	a.layer, a.hint = f.layer, f.hint
+}
+
 // rank orders the reasons of attempts by how much they tell: an answer of the host itself tells the most.
 var rank = []Reason{
+	TLSExpired, TLSUntrusted, TLSWrongName, TLSNotSpoken, TLSHandshake,
 	ConnectionRefused, ConnectionReset, WrongSocketType, SocketNotFound, DeniedLocally, HostUnreachable, ConnectTimeout,
 	NetworkUnreachable, AddressUnavailable, LimitReached, Drained, Cancelled, Internal, PolicyDenied,
 }
@@ -153,7 +262,10 @@ var rank = []Reason{
 // connectFailure is the failure of all attempts: that of the one that tells the most.
 func (s *session) connectFailure() *failure {
 	attempts := s.outcome.Attempts
-	if !s.released {
+	switch {
+	case len(attempts) == 0 && s.ctx.Err() == nil:
+		return &failure{phase: PhaseResolve, reason: NameHasNoAddress, text: "the name has no address"}
+	case !s.released:
 		return s.notAdmitted()
 	}
 	if f := s.interrupted(PhaseConnect); f != nil && f.reason != ConnectTimeout {
@@ -167,9 +279,15 @@ func (s *session) connectFailure() *failure {
 		}
 	}
 	f := &failure{
-		phase: PhaseConnect, reason: best.Reason, errno: best.Errno,
+		phase: best.Phase, reason: best.Reason, errno: best.Errno,
 		text:     fmt.Sprintf("%s: %s", best.Address, best.Error),
+		hint:     best.hint,
+		layer:    best.layer,
+		icmp:     best.ICMP,
 		deadline: s.over() && best.Reason == ConnectTimeout,
+	}
+	if best.address.IsValid() {
+		s.outcome.Route = routeTo(best.address, s.request.Source, s.request.Interface)
 	}
 	if best.Reason == PolicyDenied { // admitted at first, and denied when the dial asked again
 		f.phase = PhasePolicy

@@ -7,8 +7,8 @@ import (
 	"probed/service/resolve"
 )
 
-// Event is something that happened: [Resolved], [Attempt], [Connected], [Sent], [Chunk], [PeerClosed], and last of all
-// *[Outcome].
+// Event is something that happened: [Resolved], [Attempt], [Connected], [TLSInfo], [Sent], [Chunk], [PeerClosed], and last
+// of all *[Outcome].
 type Event interface{ event() }
 
 // Resolved is the event that the target's host has been turned into addresses.
@@ -24,11 +24,20 @@ type Resolved struct {
 type Attempt struct {
 	Address  string // with port, or the path of a unix socket
 	OK       bool
+	Phase    Phase  // it ended in
 	Reason   Reason // None when OK
 	Errno    int    // of the system call that failed; 0: none did
 	Error    string // for a person; empty when OK
+	ICMP     *ICMPError
+	TLS      *TLSInfo // when every address is checked, and by TLS; else nil
+	Local    string   // empty when it was not connected
 	Start    time.Duration
 	Duration time.Duration
+
+	// What an outcome that speaks of this attempt needs.
+	address netip.AddrPort // invalid for a unix socket
+	layer   Layer
+	hint    string
 }
 
 // Socket is what socket(2) was called with.
@@ -67,11 +76,15 @@ type Datagram struct {
 }
 
 // PeerClosed is the event that the peer closed its side.
-type PeerClosed struct{ Elapsed time.Duration }
+type PeerClosed struct {
+	Elapsed time.Duration
+	Unclean bool // under TLS: without saying so, see RFC 8446, section 6.1
+}
 
 func (Resolved) event()   {}
 func (Attempt) event()    {}
 func (Connected) event()  {}
+func (TLSInfo) event()    {}
 func (Sent) event()       {}
 func (Chunk) event()      {}
 func (PeerClosed) event() {}

@@ -17,6 +17,7 @@ package exchange
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -29,6 +30,8 @@ import (
 const (
 	DefaultTimeout        = 60 * time.Second
 	DefaultConnectTimeout = 10 * time.Second
+	// DefaultIdle ends a conversation in which nothing passes.
+	DefaultIdle = 5 * time.Minute
 	// DefaultAttemptDelay is the Connection Attempt Delay that RFC 8305 recommends.
 	DefaultAttemptDelay = 250 * time.Millisecond
 )
@@ -48,6 +51,8 @@ type Config struct {
 	Hooks *Hooks
 	// ConnectTimeout is what one address gets; zero: DefaultConnectTimeout.
 	ConnectTimeout time.Duration
+	// HandshakeTimeout is what a TLS handshake gets; zero: DefaultHandshakeTimeout.
+	HandshakeTimeout time.Duration
 	// AttemptDelay is how long the attempt on one address may take before the next one begins beside it; zero:
 	// DefaultAttemptDelay.
 	AttemptDelay time.Duration
@@ -76,6 +81,9 @@ func New(config Config) *Exchanger {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = DefaultConnectTimeout
 	}
+	if config.HandshakeTimeout == 0 {
+		config.HandshakeTimeout = DefaultHandshakeTimeout
+	}
 	if config.AttemptDelay == 0 {
 		config.AttemptDelay = DefaultAttemptDelay
 	}
@@ -92,19 +100,23 @@ func New(config Config) *Exchanger {
 // Run returns within a moment of the request's timeout or the end of ctx, provided that emit does; all its sockets are
 // closed and all its goroutines have ended by then.
 func (x *Exchanger) Run(ctx context.Context, request Request, emit func(Event) error) *Outcome {
+	return x.session(ctx, request, emit, (*session).script)
+}
+
+// session opens the connection that a request asks for, lets talk use it, and tells how it ended.
+func (x *Exchanger) session(ctx context.Context, request Request, emit func(Event) error, talk func(*session) *failure) *Outcome {
 	hooks := x.config.Hooks
 	scheme := request.Target.Scheme
 	if hooks.SessionStart != nil {
 		hooks.SessionStart(scheme)
 	}
-	timeout := request.Timeout
-	if timeout == 0 {
-		timeout = DefaultTimeout
+	if request.Timeout == 0 {
+		request.Timeout = DefaultTimeout
 	}
 	request.BufferSize = min(request.BufferSize, MaxBufferSize)
 	callerCtx, leave := context.WithCancelCause(ctx)
 	defer leave(nil)
-	ctx, cancel := context.WithTimeout(callerCtx, timeout)
+	ctx, cancel := context.WithTimeout(callerCtx, request.Timeout)
 	defer cancel()
 
 	s := &session{
@@ -117,17 +129,24 @@ func (x *Exchanger) Run(ctx context.Context, request Request, emit func(Event) e
 		start:     time.Now(),
 		outcome:   Outcome{FailedStep: NoStep},
 	}
-	if fault := s.run(); fault != nil {
+	crashed := true
+	defer func() {
+		if crashed {
+			s.outcome.fail(&failure{phase: s.outcome.Phase, reason: Internal, text: "a failure of the service itself"}, request.Target)
+		}
+		if hooks.SessionEnd != nil {
+			hooks.SessionEnd(scheme, &s.outcome)
+		}
+	}()
+	if fault := s.run(talk); fault != nil {
 		s.outcome.fail(fault, request.Target)
 	}
+	crashed = false
 	s.outcome.Timings.Total = time.Since(s.start)
 	// What is held by now stays so: the policy has admitted nothing.
 	if s.outcome.Reason != PolicyDenied && emit != nil {
 		// Whether anybody still listens makes no difference to what happened.
 		_ = emit(&s.outcome)
-	}
-	if hooks.SessionEnd != nil {
-		hooks.SessionEnd(scheme, &s.outcome)
 	}
 	return &s.outcome
 }
@@ -148,6 +167,9 @@ type session struct {
 	gone     bool    // the sink has failed
 
 	conn    *conn
+	groups  groups        // for the sends that follow
+	last    []byte        // the last of what came in this step
+	words   firstWords    // of both, in plain text
 	pending []piece       // read from the peer, and taken by no step yet; each in memory of its own
 	eof     bool          // the peer has closed its side; true only behind all that is pending
 	readErr error         // so did a read end, behind all that is pending; nil: none has
@@ -156,10 +178,13 @@ type session struct {
 	opened  time.Duration // when the connection was open, counted from start
 }
 
-func (s *session) run() *failure {
+func (s *session) run(talk func(*session) *failure) *failure {
 	addresses, fault := s.resolve()
 	if fault != nil {
 		return fault
+	}
+	if s.request.AllAddresses {
+		return s.checkAll(addresses)
 	}
 	netConn, fault := s.connect(addresses)
 	if fault != nil {
@@ -167,42 +192,93 @@ func (s *session) run() *failure {
 	}
 	s.conn = newConn(netConn, s.request.Target, &s.buffers)
 	defer s.close()
-	// A deadline in the past wakes whatever is blocked on the socket.
-	woken := make(chan struct{})
-	stop := context.AfterFunc(s.ctx, func() {
-		defer close(woken)
-		_ = netConn.SetDeadline(time.Unix(1, 0))
-	})
-	defer func() {
-		if !stop() {
-			<-woken
-		}
-	}()
-	s.opened = s.elapsed()
+	if fault := s.open(); fault != nil {
+		return fault
+	}
+	return talk(s)
+}
 
+// open is what comes between the connection and the first step.
+func (s *session) open() *failure {
+	defer s.watch()()
+	s.opened = s.elapsed()
 	local, remote := s.conn.addresses()
 	s.outcome.Local, s.outcome.Remote = local, remote
 	s.outcome.Socket = s.conn.socket
 	if err := s.emit(Connected{Local: local, Remote: remote, Socket: s.conn.socket}); err != nil {
 		return s.cancelled(PhaseConnect)
 	}
+	if s.request.Target.Scheme == "tls" {
+		fault := s.startTLS("")
+		s.opened = s.elapsed()
+		return fault
+	}
+	return nil
+}
+
+// watch makes the end of the context wake whatever is blocked on the socket, until the function that it returns is
+// called.
+func (s *session) watch() (stop func()) {
+	woken := make(chan struct{})
+	stopped := context.AfterFunc(s.ctx, func() {
+		defer close(woken)
+		// A deadline in the past wakes.
+		_ = s.conn.SetDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !stopped() {
+			<-woken
+		}
+	}
+}
+
+// withoutDeadline lets reads on the socket wait, unless the exchange is over.
+func (s *session) withoutDeadline() {
+	_ = s.conn.SetReadDeadline(time.Time{})
+	if s.ctx.Err() != nil { // which may have woken somebody a moment before, and does so only once
+		_ = s.conn.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+// script carries out the steps of the request.
+func (s *session) script() *failure {
+	defer s.watch()()
 	s.outcome.EndedBy = EndedByLastStep
 	for i, step := range s.request.Steps {
 		s.outcome.EndedBy = EndedByLastStep
-		switch step := step.(type) {
-		case Send:
-			fault = s.send(i, step.Data)
-		case HalfClose:
-			fault = s.halfClose()
-		case Receive:
-			fault = s.receive(step)
-		}
-		if fault != nil {
+		s.last = s.last[:0]
+		if fault := s.misunderstood(s.step(i, step)); fault != nil {
 			s.outcome.FailedStep = i
+			s.outcome.StepReceived = s.last
 			return fault
 		}
 	}
 	s.outcome.OK, s.outcome.Phase = true, PhaseClose
+	return nil
+}
+
+func (s *session) step(i int, step Step) *failure {
+	switch step := step.(type) {
+	case Send:
+		data := step.Data
+		if step.Expand {
+			expanded, fits := s.groups.expand(data)
+			if !fits {
+				return &failure{phase: PhaseSend, reason: LimitReached, text: fmt.Sprintf(
+					"with its groups filled in, the text to send has more than %d bytes", mostExpanded)}
+			}
+			data = expanded
+		}
+		return s.send(i, data)
+	case Expect:
+		return s.expect(step)
+	case StartTLS:
+		return s.startTLS(step.ServerName)
+	case HalfClose:
+		return s.halfClose()
+	case Receive:
+		return s.receive(step)
+	}
 	return nil
 }
 
@@ -213,7 +289,11 @@ func (s *session) resolve() ([]netip.AddrPort, *failure) {
 		return nil, nil
 	}
 	begin := time.Now()
-	result, err := s.config.Resolve(s.ctx, target.Host, target.family())
+	family := target.family()
+	if s.request.Family != resolve.AF_UNSPEC {
+		family = s.request.Family
+	}
+	result, err := s.config.Resolve(s.ctx, target.Host, family)
 	duration := time.Since(begin)
 	if err != nil {
 		s.outcome.Timings.Resolve = duration
@@ -267,7 +347,8 @@ func (s *session) halfClose() *failure {
 
 // close reads off the socket what only an open one tells, and closes it.
 func (s *session) close() {
-	s.outcome.TCPInfo = s.conn.tcpInfo()
+	s.outcome.TCPInfo, s.outcome.SocketOptions = s.conn.tcpInfo(), s.conn.socketOptions()
+	s.outcome.Route = s.route(s.conn.RemoteAddr())
 	if unacknowledged, ok := s.conn.unacknowledged(); ok {
 		acknowledged := s.outcome.BytesSent - min(unacknowledged, s.outcome.BytesSent)
 		s.outcome.BytesAcknowledged = &acknowledged
@@ -276,6 +357,15 @@ func (s *session) close() {
 		s.outcome.BytesUnread += uint64(len(piece.data))
 	}
 	_ = s.conn.Close()
+}
+
+// route is the way to an address of the network; nil for others, and when it is not to be known.
+func (s *session) route(to net.Addr) *Route {
+	address, err := netip.ParseAddrPort(to.String())
+	if err != nil {
+		return nil
+	}
+	return routeTo(address, s.request.Source, s.request.Interface)
 }
 
 // emit hands an event to the caller, or keeps it back until the policy has admitted an address. Its error is

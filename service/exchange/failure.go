@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,6 +19,9 @@ type failure struct {
 	reason   Reason
 	errno    int
 	text     string
+	hint     string         // more to the point than the reason's own; empty: none
+	layer    Layer          // other than the reason's own; LayerNone: that
+	icmp     *ICMPError     // the message behind it
 	deadline bool           // the exchange's own timeout is what ended it
 	lookup   *resolve.Error // of a lookup that failed
 }
@@ -39,6 +43,7 @@ var byErrno = map[syscall.Errno]Reason{
 	syscall.EACCES:        DeniedLocally,
 	syscall.EADDRNOTAVAIL: AddressUnavailable,
 	syscall.EADDRINUSE:    AddressUnavailable,
+	syscall.ENODEV:        AddressUnavailable, // an interface or a zone that does not exist
 	syscall.EAFNOSUPPORT:  AddressUnavailable,
 	syscall.ECONNRESET:    ConnectionReset,
 	syscall.ECONNABORTED:  ConnectionReset,
@@ -73,8 +78,8 @@ func fromErrno(err error) (reason Reason, errno int, text string) {
 // over tells whether the exchange must end. A socket's deadline that was set from that of the context can pass a moment
 // before the context says so itself.
 func (s *session) over() bool {
-	deadline, _ := s.ctx.Deadline()
-	return s.ctx.Err() != nil || !time.Now().Before(deadline)
+	deadline, bounded := s.ctx.Deadline()
+	return s.ctx.Err() != nil || bounded && !time.Now().Before(deadline)
 }
 
 // interrupted says which failure it is that the exchange must end, or nil when it need not.
@@ -86,12 +91,14 @@ func (s *session) interrupted(phase Phase) *failure {
 		return s.cancelled(phase)
 	}
 	f := &failure{phase: phase, deadline: true}
-	after := s.elapsed().Round(time.Millisecond)
+	after := s.request.Timeout
 	switch phase {
 	case PhaseResolve:
 		f.reason, f.text = DNSTimeout, fmt.Sprintf("no answer to the name within %v", after)
 	case PhaseConnect:
 		f.reason, f.text = ConnectTimeout, fmt.Sprintf("not connected within %v", after)
+	case PhaseTLS:
+		f.reason, f.text = TLSHandshake, fmt.Sprintf("the TLS handshake did not end within %v", after)
 	case PhaseSend:
 		f.reason, f.text = SendTimeout, fmt.Sprintf("the peer took no more bytes, given up after %v", after)
 	default:
@@ -120,6 +127,9 @@ func (s *session) ioFailure(phase Phase, err error) *failure {
 	}
 	f := &failure{phase: phase}
 	f.reason, f.errno, f.text = fromErrno(err)
+	if f.errno == 0 && s.conn.secured != nil { // what TLS itself finds wrong, or the peer's alert
+		f.reason, f.text = TLSHandshake, "TLS broke: "+strings.TrimPrefix(err.Error(), "tls: ")
+	}
 	if f.reason == ConnectTimeout { // ETIMEDOUT on an open connection: segments go unacknowledged
 		f.reason = SendTimeout
 		if phase == PhaseReceive {
@@ -155,25 +165,31 @@ func (s *session) resolveFailure(err error) *failure {
 }
 
 // attemptFailure says why an attempt failed; ctx is the attempt's own.
-func (s *session) attemptFailure(ctx context.Context, err error) (reason Reason, errno int, text string) {
+func (s *session) attemptFailure(ctx context.Context, err error) *failure {
+	f := &failure{phase: PhaseConnect}
 	if denied, ok := errors.AsType[*dial.DeniedError](err); ok {
-		return PolicyDenied, 0, denied.Error()
+		f.reason, f.text = PolicyDenied, denied.Error()
+		return f
 	}
 	var number syscall.Errno
 	if !errors.As(err, &number) {
 		switch cause := context.Cause(ctx); {
 		case errors.Is(cause, errOutrun):
-			return Cancelled, 0, errOutrun.Error()
+			f.reason, f.text = Cancelled, errOutrun.Error()
+			return f
 		case errors.Is(err, context.DeadlineExceeded), errors.Is(cause, context.DeadlineExceeded):
-			return ConnectTimeout, 0, "nobody answered in time"
+			f.reason, f.text = ConnectTimeout, "nobody answered in time"
+			return f
 		case cause != nil:
-			f := s.cancelled(PhaseConnect)
-			return f.reason, 0, f.text
+			return s.cancelled(PhaseConnect)
 		}
 	}
-	reason, errno, text = fromErrno(err)
+	f.reason, f.errno, f.text = fromErrno(err)
 	if number == syscall.EINVAL && s.request.Target.IsUnix() { // a path that ends in a slash or in dots
-		reason = SocketNotFound
+		f.reason = SocketNotFound
 	}
-	return reason, errno, text
+	if f.icmp = icmpOf(err); f.icmp != nil {
+		f.reason, f.layer, f.hint = f.icmp.judge(f.reason)
+	}
+	return f
 }

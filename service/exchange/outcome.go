@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"net/netip"
 	"time"
 
 	"probed/service/resolve"
@@ -74,7 +75,12 @@ type Outcome struct {
 	Attempts      []Attempt // in the order they were begun
 	Timings       Timings
 	TCPInfo       *TCPInfo       // nil for other transports
+	TLS           *TLSInfo       // nil without a handshake
+	SocketOptions *SocketOptions // nil without a connection
+	Route         *Route         // to the peer, or to the address that the failure is about; nil when unknown
+	ICMP          *ICMPError     // that made it fail; nil when none did
 	FailedStep    int            // NoStep when none did
+	StepReceived  []byte         // of a step that failed, the last of what came while it waited, at most lastOfStep bytes
 	Resolution    *resolve.Error // of a failure in RESOLVE, the lookup with its steps; else nil
 }
 
@@ -82,7 +88,8 @@ type Outcome struct {
 type Timings struct {
 	Resolve   time.Duration
 	Connect   time.Duration // from the first attempt to the open connection or the last failure; no DNS in it
-	FirstByte time.Duration // from the open connection
+	TLS       time.Duration // the handshake
+	FirstByte time.Duration // from the open connection; with the scheme tls, from the end of the handshake
 	Total     time.Duration
 }
 
@@ -97,10 +104,37 @@ type TCPInfo struct {
 	Lost             uint32 // segments
 }
 
+// SocketOptions are those options of a socket that change how a connection behaves (getsockopt(2)).
+type SocketOptions struct {
+	ReceiveBuffer, SendBuffer int    // bytes, as the kernel counts them
+	TTL                       int    // or hop limit; 0 for unix sockets
+	NoDelay                   bool   // TCP_NODELAY
+	KeepAlive                 bool   // SO_KEEPALIVE
+	CongestionControl         string // empty for other transports than TCP
+}
+
+// Route is the way packets to an address take out of this host.
+type Route struct {
+	Source    netip.Addr // they come from
+	Interface string     // they leave by
+	Gateway   netip.Addr // the next hop; invalid when the address is on the same link, or this host's own
+	MTU       int        // bytes
+}
+
+// ICMPError is the message with which a host on the way answered (icmp(7)).
+type ICMPError struct {
+	From       netip.Addr // who sent it
+	Type, Code uint8      // RFC 792; RFC 4443 for IPv6
+	Meaning    string     // both in words
+}
+
 func (o *Outcome) fail(f *failure, target Target) {
 	o.OK = false
 	o.Phase, o.Reason, o.Errno, o.Error = f.phase, f.reason, f.errno, f.text
-	o.Layer = f.reason.layer()
+	if o.Layer = f.layer; o.Layer == LayerNone {
+		o.Layer = f.reason.layer()
+	}
+	o.ICMP = f.icmp
 	if target.IsUnix() && o.Layer == LayerInternet { // there is no network below a unix socket
 		o.Layer = LayerTransport
 	}

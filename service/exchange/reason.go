@@ -61,10 +61,10 @@ var reasons = [...]struct {
 	TLSExpired:         {"TLS_EXPIRED", LayerApplication, "The certificate is out of its dates. Was it renewed without reloading the server? Is the clock right?"},
 	TLSUntrusted:       {"TLS_UNTRUSTED", LayerApplication, "The certificate's issuer is unknown here: a private CA whose certificate was not given, or an incomplete chain."},
 	TLSWrongName:       {"TLS_WRONG_NAME", LayerApplication, "The certificate is for other names: a default certificate, or a name inside the cluster that it does not carry."},
-	TLSNotSpoken:       {"TLS_NOT_SPOKEN", LayerApplication, "The peer does not speak TLS on this port."},
+	TLSNotSpoken:       {"TLS_NOT_SPOKEN", LayerApplication, "The peer does not speak TLS on this port, or not at once (SMTP, IMAP and PostgreSQL begin in plain text: use the step startTls). One that closes without a word may also have no certificate for this name."},
 	TLSHandshake:       {"TLS_HANDSHAKE", LayerApplication, "The peer broke off the handshake: no version or cipher in common, or it wants a client certificate."},
-	ExpectFailed:       {"EXPECT_FAILED", LayerApplication, "The peer answered something else than expected: look at the chunks."},
-	ConnectionReset:    {"CONNECTION_RESET", LayerTransport, "The connection was open and has been reset: the process crashed or closed with data unread, a proxy or firewall cut in, or the other end no longer knew the connection."},
+	ExpectFailed:       {"EXPECT_FAILED", LayerApplication, "The peer answered something else than expected: look at what came. Another service on this port, or one that refuses?"},
+	ConnectionReset:    {"CONNECTION_RESET", LayerTransport, "The connection was open and has been reset: the process crashed or closed with data unread, a proxy or firewall cut in, or the other end no longer knew the connection. In a TLS handshake: the port may not speak TLS, or something on the way minds the name."},
 	BrokenPipe:         {"BROKEN_PIPE", LayerTransport, "The peer had closed the connection before all was sent. What it said before, if anything, is in the chunks."},
 	ReceiveTimeout:     {"RECEIVE_TIMEOUT", LayerApplication, "The connection is open, and the end did not come in time: the server is slow, waits for more, or keeps the connection open. An end rule (idle, length, delimiter) ends sooner."},
 	LimitReached:       {"LIMIT_REACHED", LayerNone, "A limit of this probed ended it."},
@@ -79,9 +79,13 @@ var reasons = [...]struct {
 }
 
 const (
-	hintDatagramSilence = "UDP silence proves nothing: the datagram or its answer was dropped, or the service does not answer what it does not understand."
-	hintUnixRefused     = "The socket's file is there and nobody listens on it: the process that made it is gone."
-	hintUnixTimeout     = "The listener does not accept: its process hangs, and its queue is full."
+	hintDatagramSilence   = "UDP silence proves nothing: the datagram or its answer was dropped, or the service does not answer what it does not understand."
+	hintUnixRefused       = "The socket's file is there and nobody listens on it: the process that made it is gone."
+	hintClientCertificate = "The peer lets in only who shows a certificate it trusts: give a client certificate and its key."
+	hintHandshakeSilence  = "The connection is open and nothing answers: the port does not speak TLS and waits for more, or packets as large as a TLS hello do not get through (a path MTU that is smaller than it looks)."
+	hintPlainLeft         = "What comes in plain text before TLS must be expected whole: a line with its end, and the last line of an answer of several."
+	hintWantsTLS          = "Use the scheme tls, as tls://HOST:PORT, or the step startTls where the protocol has one."
+	hintUnixTimeout       = "The listener does not accept: its process hangs, and its queue is full."
 )
 
 // String is the reason's name in the contract, without the prefix.
@@ -96,6 +100,8 @@ func (r Reason) layer() Layer { return reasons[r].layer }
 
 func hint(f *failure, target Target) string {
 	switch {
+	case f.hint != "":
+		return f.hint
 	case f.reason == ReceiveTimeout && target.IsDatagram():
 		return hintDatagramSilence
 	case f.reason == ConnectionRefused && target.IsUnix():

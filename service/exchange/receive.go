@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// lastOfStep is the most bytes that the outcome tells of what came in a step that failed.
+const lastOfStep = 1 << 10
+
 // errCallerGone is the error of a read during which the caller turned out to be gone.
 var errCallerGone = errors.New("the caller went away")
 
@@ -84,8 +87,33 @@ func limit(rules Receive, got int64) int {
 
 func clamp(n int64) int { return int(min(n, MaxBufferSize)) }
 
-// next returns the next piece, at most so many bytes of it (0: any number): first what has been read already.
+// next is read, and tells the caller that the peer has closed.
 func (s *session) next(most int, idle time.Duration) (piece, error) {
+	piece, err := s.read(most, idle)
+	if errors.Is(err, io.EOF) && s.sayEOF() != nil {
+		return piece, errCallerGone
+	}
+	return piece, err
+}
+
+// sayEOF tells the caller, once, that the peer has closed.
+func (s *session) sayEOF() error {
+	if s.eofSaid {
+		return nil
+	}
+	s.eofSaid = true
+	return s.emit(PeerClosed{Elapsed: s.elapsed(), Unclean: s.conn.unclean})
+}
+
+// keepError keeps the error of a read for the next one. The kernel tells it once.
+func (s *session) keepError(err error) {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		s.readErr = err
+	}
+}
+
+// read returns the next piece, at most so many bytes of it (0: any number): first what has been read already.
+func (s *session) read(most int, idle time.Duration) (piece, error) {
 	if len(s.pending) > 0 {
 		return s.take(most), nil
 	}
@@ -109,12 +137,6 @@ func (s *session) next(most int, idle time.Duration) (piece, error) {
 			return piece, err
 		}
 		s.eof = true
-	}
-	if !s.eofSaid {
-		s.eofSaid = true
-		if s.emit(PeerClosed{Elapsed: s.elapsed()}) != nil {
-			return piece{}, errCallerGone
-		}
 	}
 	return piece{}, io.EOF
 }
@@ -158,8 +180,12 @@ func (s *session) putBack(p *piece, n int) {
 func (s *session) chunk(p piece) error {
 	defer p.done()
 	if s.outcome.Chunks == 0 {
-		s.outcome.Timings.FirstByte = p.elapsed - s.opened
+		s.outcome.Timings.FirstByte = max(0, p.elapsed-s.opened)
+		if s.conn.secured == nil && !s.request.Target.HasMessages() {
+			s.noteReceived(p.data)
+		}
 	}
+	s.last = lastBytes(s.last, p.data, lastOfStep)
 	chunk := Chunk{Data: p.data, Offset: s.offset, Elapsed: p.elapsed, Datagram: p.datagram}
 	if err := s.emit(chunk); err != nil {
 		return err

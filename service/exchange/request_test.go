@@ -91,8 +91,8 @@ func TestValidate(t *testing.T) {
 		field  string
 		reason string
 	}{
-		{[]Step{HalfClose{}, Receive{}, Send{}}, 2, "send", "the sending side is closed already, by step 0"},
-		{[]Step{Send{}, HalfClose{}, HalfClose{}}, 2, "half_close", "the sending side is closed already, by step 1"},
+		{[]Step{HalfClose{}, Receive{}, Send{}}, 2, "send", "the sending side is closed already"},
+		{[]Step{Send{}, HalfClose{}, HalfClose{}}, 2, "half_close", "the sending side is closed already"},
 		{[]Step{Send{}, HalfClose{}, Receive{}, Receive{}}, 0, "", ""},
 		{nil, 0, "", ""},
 	} {

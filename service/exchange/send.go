@@ -26,6 +26,7 @@ const (
 
 // send hands data to the kernel, all of it.
 func (s *session) send(step int, data []byte) *failure {
+	s.noteSent(data)
 	n, err := s.conn.tryWrite(data)
 	s.sent(n)
 	if errors.Is(err, syscall.EAGAIN) {
@@ -52,10 +53,13 @@ func (s *session) sent(n int) {
 // meanwhile for the steps that follow.
 func (s *session) sendReading(data []byte) (n int, err error) {
 	done := make(chan struct{})
+	var crash crash
 	go func() {
 		defer close(done)
+		defer crash.catch()
 		n, err = s.conn.Write(data)
 	}()
+	defer crash.again()
 	timer := time.NewTimer(sendPatience)
 	defer timer.Stop()
 	select {

@@ -44,6 +44,7 @@ func (c *conn) unacknowledged() (uint64, bool) {
 	if controlErr != nil || err != nil {
 		return 0, false
 	}
+	// Under TLS these are the bytes of records, which are more than those in them.
 	// A FIN takes a sequence number too, and the queue counts it (tcp(7), SIOCOUTQ).
 	if c.halfClosed && queued > 0 {
 		queued--

@@ -63,7 +63,7 @@ func TestErrors(t *testing.T) {
 		{name: "negative buffer", method: "POST", path: "/v1/exchange", body: exchange(`"bufferSize": -1`), status: 400, code: 3, reason: invalid, field: "buffer_size", message: "bufferSize"},
 		{name: "two end rules that exclude each other", method: "POST", path: "/v1/exchange", body: exchange(`"steps": [{"receive": {"length": "5", "delimiter": "x"}}]`), status: 400, code: 3, reason: invalid, field: "steps[0].receive", message: "exclude each other"},
 		{name: "data beside steps", method: "POST", path: "/v1/exchange", body: exchange(`"data": "YQ==", "steps": [{"halfClose": {}}]`), status: 400, code: 3, reason: invalid, field: "data"},
-		{name: "not there yet", method: "POST", path: "/v1/exchange", body: exchange(`"steps": [{"expect": {"text": "x"}}]`), status: 501, code: 12, reason: "ERROR_REASON_NOT_IMPLEMENTED", field: "steps[0].expect"},
+		{name: "an expression that is none", method: "POST", path: "/v1/exchange", body: exchange(`"steps": [{"expect": {"regex": "("}}]`), status: 400, code: 3, reason: "ERROR_REASON_INVALID_FIELD", field: "steps[0].expect.regex"},
 
 		// The query and the path.
 		{name: "unknown parameter", method: "GET", path: "/v1/services/ssh?protokol=tcp", status: 400, code: 3, reason: invalid, field: "protokol"},

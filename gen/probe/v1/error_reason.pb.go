@@ -44,8 +44,6 @@ const (
 	ErrorReason_ERROR_REASON_SERVICE_NOT_FOUND ErrorReason = 4
 	// No table has a protocol of this name, alias or number. NOT_FOUND.
 	ErrorReason_ERROR_REASON_PROTOCOL_NOT_FOUND ErrorReason = 5
-	// The contract has this, and this version of probed does not do it yet. UNIMPLEMENTED.
-	ErrorReason_ERROR_REASON_NOT_IMPLEMENTED ErrorReason = 6
 	// probed failed; the log has the cause under the request's id. INTERNAL.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 7
 	// The name does not exist (NXDOMAIN, and no other source has it). NOT_FOUND.
@@ -89,7 +87,6 @@ var (
 		3:  "ERROR_REASON_POLICY_DENIED",
 		4:  "ERROR_REASON_SERVICE_NOT_FOUND",
 		5:  "ERROR_REASON_PROTOCOL_NOT_FOUND",
-		6:  "ERROR_REASON_NOT_IMPLEMENTED",
 		7:  "ERROR_REASON_INTERNAL",
 		8:  "ERROR_REASON_NAME_NOT_FOUND",
 		9:  "ERROR_REASON_NAME_HAS_NO_ADDRESS",
@@ -113,7 +110,6 @@ var (
 		"ERROR_REASON_POLICY_DENIED":           3,
 		"ERROR_REASON_SERVICE_NOT_FOUND":       4,
 		"ERROR_REASON_PROTOCOL_NOT_FOUND":      5,
-		"ERROR_REASON_NOT_IMPLEMENTED":         6,
 		"ERROR_REASON_INTERNAL":                7,
 		"ERROR_REASON_NAME_NOT_FOUND":          8,
 		"ERROR_REASON_NAME_HAS_NO_ADDRESS":     9,
@@ -163,15 +159,14 @@ var File_probe_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_probe_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bprobe/v1/error_reason.proto\x12\bprobe.v1*\xe4\x05\n" +
+	"\x1bprobe/v1/error_reason.proto\x12\bprobe.v1*\xe6\x05\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1f\n" +
 	"\x1bERROR_REASON_INVALID_TARGET\x10\x02\x12\x1e\n" +
 	"\x1aERROR_REASON_POLICY_DENIED\x10\x03\x12\"\n" +
 	"\x1eERROR_REASON_SERVICE_NOT_FOUND\x10\x04\x12#\n" +
-	"\x1fERROR_REASON_PROTOCOL_NOT_FOUND\x10\x05\x12 \n" +
-	"\x1cERROR_REASON_NOT_IMPLEMENTED\x10\x06\x12\x19\n" +
+	"\x1fERROR_REASON_PROTOCOL_NOT_FOUND\x10\x05\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\a\x12\x1f\n" +
 	"\x1bERROR_REASON_NAME_NOT_FOUND\x10\b\x12$\n" +
 	" ERROR_REASON_NAME_HAS_NO_ADDRESS\x10\t\x12\x1c\n" +
@@ -187,7 +182,7 @@ const file_probe_v1_error_reason_proto_rawDesc = "" +
 	"\x16ERROR_REASON_CANCELLED\x10\x12\x12\x1e\n" +
 	"\x1aERROR_REASON_DNS_HANDSHAKE\x10\x13\x12#\n" +
 	"\x1fERROR_REASON_DNS_SERVER_UNKNOWN\x10\x14\x12(\n" +
-	"$ERROR_REASON_RESOLVER_NOT_CONFIGURED\x10\x15B\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
+	"$ERROR_REASON_RESOLVER_NOT_CONFIGURED\x10\x15\"\x04\b\x06\x10\x06*\x1cERROR_REASON_NOT_IMPLEMENTEDB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
 
 var (
 	file_probe_v1_error_reason_proto_rawDescOnce sync.Once

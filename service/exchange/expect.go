@@ -1,0 +1,277 @@
+package exchange
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// expectWindow is the most bytes that an Expect looks at.
+	expectWindow = 64 << 10
+	// expectSilence is how long the peer has to be silent before a line without an end is taken for all of it. Before,
+	// where a line ends would depend on how the packets are cut.
+	expectSilence = 100 * time.Millisecond
+	// mostExpanded is the most bytes of one send after its groups have been filled in.
+	mostExpanded = 1 << 20
+)
+
+// expect reads until what is expected has come.
+func (s *session) expect(e Expect) *failure {
+	w := &window{expect: e, end: -1}
+	for w.end < 0 && len(w.bytes) < expectWindow {
+		var silence time.Duration
+		if w.undecided {
+			silence = expectSilence
+		}
+		piece, err := s.read(expectWindow-len(w.bytes), silence)
+		switch {
+		case err == nil:
+			w.add(piece)
+			if e.Literal != nil && w.end < 0 && s.tell(w, len(w.bytes)) != nil {
+				return s.cancelled(PhaseReceive)
+			}
+		case errors.Is(err, os.ErrDeadlineExceeded) && silence > 0 && s.ctx.Err() == nil:
+			if w.look(); w.end < 0 && s.tell(w, len(w.bytes)) != nil {
+				return s.cancelled(PhaseReceive)
+			}
+		default:
+			if w.look(); w.end >= 0 {
+				s.keepError(err)
+				break
+			}
+			return s.unexpected(w, err)
+		}
+	}
+	if w.end < 0 {
+		if w.look(); w.end < 0 {
+			return s.unexpected(w, nil)
+		}
+	}
+	rest := w.rest()
+	if s.tell(w, w.end) != nil {
+		return s.cancelled(PhaseReceive)
+	}
+	for _, piece := range w.held {
+		piece.done()
+	}
+	if len(rest) > 0 {
+		s.pending = slices.Insert(s.pending, 0, piece{data: rest, elapsed: s.elapsed()})
+	}
+	if e.Regexp != nil {
+		s.groups = groups{e.Regexp, w.matched}
+	}
+	return nil
+}
+
+// unexpected is the failure that what was expected did not come; err is why no more comes, nil that the window is full.
+func (s *session) unexpected(w *window, err error) *failure {
+	if s.tell(w, len(w.bytes)) != nil {
+		return s.cancelled(PhaseReceive)
+	}
+	closed := errors.Is(err, io.EOF)
+	if closed && s.sayEOF() != nil {
+		return s.cancelled(PhaseReceive)
+	}
+	f := &failure{phase: PhaseReceive, reason: ExpectFailed, text: fmt.Sprintf("%s did not come within %d bytes", w.expect, expectWindow)}
+	switch {
+	case closed:
+		f.text = fmt.Sprintf("the peer closed, and %s had not come", w.expect)
+		if len(w.bytes) == 0 {
+			f.reason = PeerClosedEarly
+		}
+	case err != nil:
+		f = s.ioFailure(PhaseReceive, err)
+		if f.reason == ReceiveTimeout && len(w.bytes) > 0 {
+			f.reason, f.text = ExpectFailed, fmt.Sprintf("%s did not come within %v", w.expect, s.elapsed().Round(time.Millisecond))
+		}
+	}
+	if f.reason == ExpectFailed {
+		f.text += "; what came is " + excerpt(w.bytes)
+	}
+	return f
+}
+
+// tell hands on the first n bytes of the window, those that have not been already.
+func (s *session) tell(w *window, n int) error {
+	for w.told < n && len(w.held) > 0 {
+		p := w.held[0]
+		if room := n - w.told; len(p.data) > room {
+			w.held[0].data = p.data[room:]
+			// What is left of it goes on holding the buffer.
+			p.data, p.free = p.data[:room:room], nil
+		} else {
+			w.held = w.held[1:]
+		}
+		w.told += len(p.data)
+		if err := s.chunk(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// window is what has come while an Expect waits.
+type window struct {
+	expect    Expect
+	bytes     []byte
+	held      []piece // of bytes, those that have not been handed on
+	told      int     // number of bytes that have
+	line      int     // where the first line begins that has not been tried
+	undecided bool    // there is something that look has not seen
+	end       int     // of what is consumed; -1: it has not come
+	matched   [][]byte
+}
+
+func (w *window) add(p piece) {
+	from := len(w.bytes)
+	w.bytes = append(w.bytes, p.data...)
+	w.held = append(w.held, p)
+	w.end = -1
+	if w.expect.Literal != nil {
+		from = max(0, from-len(w.expect.Literal)+1)
+		if i := bytes.Index(w.bytes[from:], w.expect.Literal); i >= 0 {
+			w.end = from + i + len(w.expect.Literal)
+		}
+		return
+	}
+	w.undecided = true
+	for {
+		n := bytes.IndexByte(w.bytes[w.line:], '\n')
+		if n < 0 {
+			return
+		}
+		line := bytes.TrimSuffix(w.bytes[w.line:w.line+n], []byte("\r"))
+		w.line += n + 1
+		if w.try(line) >= 0 {
+			w.end = w.line
+			return
+		}
+	}
+}
+
+// look tries the line that has no end yet, and then everything at once.
+func (w *window) look() {
+	w.undecided = false
+	if w.expect.Regexp == nil || len(w.bytes) == 0 {
+		return
+	}
+	if n := w.try(w.bytes[w.line:]); n >= 0 && w.line < len(w.bytes) {
+		w.end = max(w.line+n, w.told)
+	} else if n := w.try(w.bytes); n >= 0 {
+		w.end = max(n, w.told)
+	}
+}
+
+// try matches the expression, notes its groups, and returns where the match ends; -1: nowhere.
+func (w *window) try(text []byte) int {
+	indexes := w.expect.Regexp.FindSubmatchIndex(text)
+	if indexes == nil {
+		return -1
+	}
+	w.matched = make([][]byte, len(indexes)/2)
+	for i := range w.matched {
+		if from := indexes[2*i]; from >= 0 {
+			w.matched[i] = bytes.Clone(text[from:indexes[2*i+1]])
+		}
+	}
+	return indexes[1]
+}
+
+// rest is a copy of what came beyond the end.
+func (w *window) rest() []byte { return bytes.Clone(w.bytes[w.end:]) }
+
+// String is what is expected, for a person.
+func (e Expect) String() string {
+	if e.Regexp == nil {
+		return excerpt(e.Literal)
+	}
+	expression := strings.TrimSuffix(strings.TrimPrefix(e.Regexp.String(), "(?m:"), ")")
+	return "a match of " + expression
+}
+
+// groups is what the latest Expect with a regular expression has matched.
+type groups struct {
+	expression *regexp.Regexp // nil: there was none
+	matched    [][]byte
+}
+
+// expand fills the groups into the text of a send; false: it becomes too long.
+func (g groups) expand(text []byte) ([]byte, bool) {
+	if g.expression == nil {
+		return text, true
+	}
+	var b []byte
+	fits := true
+	rest := references(text, func(before []byte, name string) {
+		b = append(b, before...)
+		if i := groupIndex(g.expression, name); i >= 0 && i < len(g.matched) {
+			b = append(b, g.matched[i]...)
+		}
+		if len(b) > mostExpanded {
+			fits, b = false, nil
+		}
+	})
+	b = append(b, rest...)
+	return b, fits && len(b) <= mostExpanded
+}
+
+// missingGroup is the first group that a send refers to and expression does not have; empty: none.
+func missingGroup(send Send, expression *regexp.Regexp) (missing string) {
+	if !send.Expand || expression == nil {
+		return ""
+	}
+	references(send.Data, func(_ []byte, name string) {
+		if missing == "" && groupIndex(expression, name) < 0 {
+			missing = name
+		}
+	})
+	return missing
+}
+
+// references calls found for each ${name} in text, with what stands before it, and returns what stands behind the last.
+func references(text []byte, found func(before []byte, name string)) (rest []byte) {
+	for from := 0; ; {
+		i := bytes.Index(text[from:], []byte("${"))
+		if i < 0 {
+			return text
+		}
+		i += from
+		n := bytes.IndexByte(text[i:], '}')
+		if n < 0 {
+			return text
+		}
+		name := string(text[i+2 : i+n])
+		if !isGroupName(name) {
+			from = i + 2
+			continue
+		}
+		found(text[:i], name)
+		text, from = text[i+n+1:], 0
+	}
+}
+
+func isGroupName(name string) bool {
+	return name != "" && strings.IndexFunc(name, func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	}) < 0
+}
+
+// groupIndex is the number of a group by its number or its name; -1: there is none.
+func groupIndex(expression *regexp.Regexp, name string) int {
+	if isDigits(name) {
+		for i := range expression.NumSubexp() + 1 {
+			if name == fmt.Sprint(i) {
+				return i
+			}
+		}
+		return -1
+	}
+	return expression.SubexpIndex(name)
+}

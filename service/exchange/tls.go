@@ -1,0 +1,433 @@
+package exchange
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+const (
+	// DefaultHandshakeTimeout is what a TLS handshake gets.
+	DefaultHandshakeTimeout = 10 * time.Second
+	// verdictPatience bounds the wait for a word of a peer that has asked for a client certificate, see awaitVerdict.
+	verdictPatience = time.Second
+	// closePatience bounds what saying goodbye may take when the peer reads nothing any more.
+	closePatience = 100 * time.Millisecond
+)
+
+// TLSOptions is how TLS is spoken with the peer. The zero value trusts whom this host trusts.
+type TLSOptions struct {
+	ServerName  string            // the certificate must be for, and SNI; empty: the target's host
+	ALPN        []string          // to offer, the preferred one first
+	MinVersion  uint16            // to accept, of [tls.VersionTLS10] and so on; zero: TLS 1.2
+	Roots       *x509.CertPool    // to trust; nil: those of this host
+	Certificate []tls.Certificate // the client's, for peers that ask; at most one
+	SkipVerify  bool              // go on whatever the certificate says
+}
+
+// TLSInfo is what a handshake told, also one that failed.
+type TLSInfo struct {
+	Version                    string // as "TLS 1.3"; empty when it did not get so far
+	Cipher                     string // by its IANA name
+	ALPN                       string // empty when none was agreed on
+	KeyExchange                string // by its IANA name; empty when there was none to name
+	ServerName                 string // the certificate had to be for
+	ClientCertificateRequested bool
+	Verified                   bool
+	VerifyError                string // all that stood in the way; empty when verified
+	Chain                      []Certificate
+}
+
+// Certificate is one of a peer's chain.
+type Certificate struct {
+	Subject, Issuer     string   // as RFC 2253 writes them
+	Names               []string // of subjectAltName
+	NotBefore, NotAfter time.Time
+	SerialNumber        string // hexadecimal
+	SHA256              string // of all of it, hexadecimal
+	KeyType             string // as "RSA 2048", "ECDSA P-256", "Ed25519"
+	CA                  bool
+}
+
+// tlsError is a handshake that ended on our side: because of the certificate, or of the version.
+type tlsError struct {
+	reason Reason
+	text   string
+}
+
+func (e *tlsError) Error() string { return e.text }
+
+// handshake is TLS over a connection: how it came about, and what it told.
+type handshake struct {
+	options *TLSOptions
+	name    string // the certificate must be for
+	info    TLSInfo
+	wire    *wire
+	conn    *tls.Conn
+	took    time.Duration
+	early   []byte // data that came instead of the peer's verdict
+	waiting bool   // for the peer's verdict
+	ticket  bool   // it came, as a session ticket
+}
+
+// newHandshake prepares one with options, which may be nil, over an open connection; name goes before that of options,
+// and the target's host behind it.
+func newHandshake(c net.Conn, options *TLSOptions, name string, target Target) *handshake {
+	if options == nil {
+		options = &TLSOptions{}
+	}
+	for _, other := range []string{options.ServerName, target.Host} {
+		if name == "" {
+			name = other
+		}
+	}
+	name, _, _ = strings.Cut(strings.TrimSuffix(name, "."), "%") // certificates know neither the root's dot nor zones
+	h := &handshake{options: options, name: name, wire: &wire{Conn: c}}
+	h.info.ServerName = name
+	h.conn = tls.Client(h.wire, &tls.Config{
+		ServerName: name,
+		NextProtos: options.ALPN,
+		// A peer that can do no better than an old version shall be told by it, so what is accepted is judged behind.
+		MinVersion: tls.VersionTLS10,
+		// The chain is verified in verify, where it is also told.
+		InsecureSkipVerify: true, //nolint:gosec // see above
+		VerifyConnection:   h.verify,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			h.info.ClientCertificateRequested = true
+			if len(options.Certificate) > 0 {
+				return &options.Certificate[0], nil
+			}
+			return &tls.Certificate{}, nil
+		},
+		ClientSessionCache: ticketWatch{h},
+	})
+	return h
+}
+
+// run carries the handshake out. It ends with ctx, and leaves some deadline on the connection.
+func (h *handshake) run(ctx context.Context, timeout time.Duration) error {
+	begin := time.Now()
+	defer func() { h.took = time.Since(begin) }()
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	defer h.interruptedBy(ctx)()
+	if err := h.conn.Handshake(); err != nil {
+		return err
+	}
+	return h.awaitVerdict(time.Since(begin))
+}
+
+// interruptedBy makes the end of ctx wake whatever waits for the connection, until the function that it returns is
+// called.
+func (h *handshake) interruptedBy(ctx context.Context) (stop func()) {
+	woken := make(chan struct{})
+	stopped := context.AfterFunc(ctx, func() {
+		defer close(woken)
+		_ = h.wire.Conn.SetDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !stopped() {
+			<-woken
+		}
+	}
+}
+
+// awaitVerdict waits for what a peer says to our certificate, or to our having none. With TLS 1.3 the handshake is over
+// for the client before the peer has looked at it (RFC 8446, section 4.4.2.4), so that a refusal would otherwise come as
+// the answer to the first question. A session ticket, or data, is consent.
+func (h *handshake) awaitVerdict(took time.Duration) error {
+	if !h.info.ClientCertificateRequested || h.conn.ConnectionState().Version < tls.VersionTLS13 {
+		return nil
+	}
+	_ = h.wire.Conn.SetReadDeadline(time.Now().Add(min(verdictPatience, 100*time.Millisecond+2*took)))
+	buffer := make([]byte, minChunk)
+	h.waiting = true
+	n, err := h.conn.Read(buffer)
+	h.waiting = false
+	h.early = buffer[:n]
+	if n > 0 || h.ticket || errors.Is(err, io.EOF) {
+		return nil
+	}
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return nil
+	}
+	return err
+}
+
+// ticketWatch learns of the session tickets that a peer sends, and keeps none.
+type ticketWatch struct{ *handshake }
+
+func (ticketWatch) Get(string) (*tls.ClientSessionState, bool) { return nil, false }
+
+func (w ticketWatch) Put(string, *tls.ClientSessionState) {
+	if w.waiting { // in a read, on this very goroutine
+		w.ticket = true
+		_ = w.wire.Conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// verify notes what the handshake has told so far, and judges it.
+func (h *handshake) verify(state tls.ConnectionState) error {
+	h.info.Version, h.info.Cipher = tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite)
+	h.info.ALPN = state.NegotiatedProtocol
+	if state.CurveID != 0 {
+		h.info.KeyExchange = state.CurveID.String()
+	}
+	for _, certificate := range state.PeerCertificates {
+		h.info.Chain = append(h.info.Chain, describe(certificate))
+	}
+	problems := h.problems(state.PeerCertificates, time.Now())
+	texts := make([]string, len(problems))
+	for i, problem := range problems {
+		texts[i] = problem.text
+	}
+	h.info.Verified, h.info.VerifyError = len(problems) == 0, strings.Join(texts, "; ")
+
+	least := h.options.MinVersion
+	if least == 0 {
+		least = tls.VersionTLS12
+	}
+	if state.Version < least {
+		return &tlsError{TLSHandshake, fmt.Sprintf("the peer speaks %s at best, and %s is the least to accept", h.info.Version, tls.VersionName(least))}
+	}
+	if len(problems) > 0 && !h.options.SkipVerify {
+		return &tlsError{problems[0].reason, h.info.VerifyError}
+	}
+	return nil
+}
+
+// problems is all that is wrong with a chain, each judged without regard to the others, what the reason is first.
+func (h *handshake) problems(chain []*x509.Certificate, now time.Time) []*tlsError {
+	if len(chain) == 0 { // which crypto/tls does not let pass
+		return []*tlsError{{TLSUntrusted, "the peer showed no certificate"}}
+	}
+	var problems []*tlsError
+	leaf := chain[0]
+	at := now
+	switch {
+	case now.After(leaf.NotAfter):
+		problems = append(problems, &tlsError{TLSExpired, "the certificate expired on " + leaf.NotAfter.UTC().Format(time.RFC3339)})
+		at = leaf.NotAfter
+	case now.Before(leaf.NotBefore):
+		problems = append(problems, &tlsError{TLSExpired, "the certificate is valid from " + leaf.NotBefore.UTC().Format(time.RFC3339)})
+		at = leaf.NotBefore
+	}
+	intermediates := x509.NewCertPool()
+	for _, certificate := range chain[1:] {
+		intermediates.AddCert(certificate)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: h.options.Roots, Intermediates: intermediates, CurrentTime: at})
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		problems = append(problems, &tlsError{TLSExpired, fmt.Sprintf("a certificate of the chain, %s, is out of its dates (%s to %s)",
+			invalid.Cert.Subject, invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))})
+	} else if err != nil {
+		problems = append(problems, &tlsError{TLSUntrusted, untrusted(leaf, err)})
+	}
+	if h.name != "" {
+		if err := leaf.VerifyHostname(h.name); err != nil {
+			problems = append(problems, &tlsError{TLSWrongName, wrongName(leaf, h.name)})
+		}
+	}
+	return problems
+}
+
+func untrusted(leaf *x509.Certificate, err error) string {
+	switch {
+	case bytes.Equal(leaf.RawSubject, leaf.RawIssuer) && leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil:
+		return "the certificate is signed by itself, and not among those to trust"
+	case errors.As(err, new(x509.UnknownAuthorityError)):
+		return "the certificate is issued by " + leaf.Issuer.String() + ", who is not known here"
+	}
+	return strings.TrimPrefix(err.Error(), "x509: ")
+}
+
+func wrongName(leaf *x509.Certificate, name string) string {
+	names := alternativeNames(leaf)
+	switch {
+	case len(names) == 0:
+		return fmt.Sprintf("the certificate carries no name at all (no subjectAltName), so not %s", name)
+	case len(names) > 8:
+		names = append(names[:8:8], fmt.Sprintf("and %d more", len(names)-8))
+	}
+	return fmt.Sprintf("the certificate is for %s, not for %s", strings.Join(names, ", "), name)
+}
+
+func alternativeNames(c *x509.Certificate) []string {
+	names := append([]string(nil), c.DNSNames...)
+	for _, ip := range c.IPAddresses {
+		if address, ok := netip.AddrFromSlice(ip); ok {
+			names = append(names, address.Unmap().String())
+		}
+	}
+	for _, uri := range c.URIs {
+		names = append(names, uri.String())
+	}
+	return append(names, c.EmailAddresses...)
+}
+
+func describe(c *x509.Certificate) Certificate {
+	digest := sha256.Sum256(c.Raw)
+	return Certificate{
+		Subject: c.Subject.String(), Issuer: c.Issuer.String(),
+		Names:     alternativeNames(c),
+		NotBefore: c.NotBefore, NotAfter: c.NotAfter,
+		SerialNumber: hex.EncodeToString(c.SerialNumber.Bytes()),
+		SHA256:       hex.EncodeToString(digest[:]),
+		KeyType:      keyType(c),
+		CA:           c.BasicConstraintsValid && c.IsCA,
+	}
+}
+
+func keyType(c *x509.Certificate) string {
+	switch key := c.PublicKey.(type) {
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA %d", key.N.BitLen())
+	case *ecdsa.PublicKey:
+		return "ECDSA " + key.Params().Name
+	case ed25519.PublicKey:
+		return "Ed25519"
+	}
+	return c.PublicKeyAlgorithm.String()
+}
+
+// failure says why the handshake failed, or what was read right behind it.
+func (h *handshake) failure(err error) *failure {
+	f := &failure{phase: PhaseTLS, reason: TLSHandshake}
+	ours, judged := errors.AsType[*tlsError](err)
+	remote, hasRemote := errors.AsType[*net.OpError](err)
+	var timeout net.Error
+	switch {
+	case judged:
+		f.reason, f.text = ours.reason, ours.text
+	case h.wire.notTLS():
+		f.reason, f.text = TLSNotSpoken, "the peer answered the TLS handshake with something else: "+excerpt(h.wire.received)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		f.text = "the peer closed during the handshake"
+		if len(h.wire.received) == 0 {
+			f.reason, f.text = TLSNotSpoken, "the peer closed without a word when the TLS handshake began"
+		}
+	case hasRemote && remote.Op == "remote error": // what crypto/tls makes of an alert
+		f.text = "the peer refused: " + strings.TrimPrefix(remote.Err.Error(), "tls: ")
+		if h.info.ClientCertificateRequested && len(h.options.Certificate) == 0 {
+			f.text += " (it had asked for a client certificate, and none was given)"
+			f.hint = hintClientCertificate
+		}
+	case errors.As(err, &timeout) && timeout.Timeout():
+		f.text = fmt.Sprintf("the handshake did not end within %v", h.took.Round(time.Millisecond))
+		if len(h.wire.received) == 0 {
+			f.text = fmt.Sprintf("no answer to the TLS handshake within %v", h.took.Round(time.Millisecond))
+			f.hint = hintHandshakeSilence
+		}
+	default:
+		var errno int
+		var text string
+		if reason, number, said := fromErrno(err); number != 0 {
+			f.reason, errno, text = reason, number, said
+		} else {
+			text = strings.TrimPrefix(err.Error(), "tls: ")
+		}
+		f.errno, f.text = errno, text
+	}
+	return f
+}
+
+// wire is the connection below TLS. It keeps the first of what went over it, which tells whether the peer speaks TLS.
+type wire struct {
+	net.Conn
+	received, sent []byte // the first wireHead bytes
+}
+
+const wireHead = 64
+
+func (w *wire) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if room := wireHead - len(w.received); room > 0 {
+		w.received = append(w.received, b[:min(n, room)]...)
+	}
+	return n, err
+}
+
+func (w *wire) Write(b []byte) (int, error) {
+	if room := wireHead - len(w.sent); room > 0 {
+		w.sent = append(w.sent, b[:min(len(b), room)]...)
+	}
+	return w.Conn.Write(b)
+}
+
+// SetWriteDeadline is called by crypto/tls alone, which gives the last alert five seconds: too long for a peer that does
+// not read.
+func (w *wire) SetWriteDeadline(t time.Time) error {
+	if soon := time.Now().Add(closePatience); t.After(soon) {
+		t = soon
+	}
+	return w.Conn.SetWriteDeadline(t)
+}
+
+// notTLS tells whether what came is no TLS: no record (RFC 8446, section 5.1), or our own words come back.
+func (w *wire) notTLS() bool {
+	if len(w.received) == 0 {
+		return false
+	}
+	return !looksLikeTLS(w.received) || len(w.received) >= 11 && bytes.HasPrefix(w.sent, w.received)
+}
+
+// looksLikeTLS tells whether data begins as a TLS record does.
+func looksLikeTLS(data []byte) bool {
+	return data[0] >= 20 && data[0] <= 24 && (len(data) < 2 || data[1] == 3)
+}
+
+// excerpt is the beginning of what came, quoted.
+func excerpt(data []byte) string {
+	const most = 40
+	if len(data) > most {
+		return fmt.Sprintf("%q…", data[:most])
+	}
+	return fmt.Sprintf("%q", data)
+}
+
+// startTLS begins TLS on the connection of the session; name is of the step.
+func (s *session) startTLS(name string) *failure {
+	left := 0
+	for _, piece := range s.pending {
+		left += len(piece.data)
+	}
+	if left > 0 {
+		return &failure{phase: PhaseTLS, reason: TLSHandshake, text: fmt.Sprintf(
+			"the peer has said more in plain text, %s, which no step has taken: expect the whole line before TLS begins",
+			excerpt(s.pending[0].data)), hint: hintPlainLeft}
+	}
+	h := newHandshake(s.conn.Conn, s.request.TLS, name, s.request.Target)
+	s.withoutDeadline()
+	err := h.run(s.ctx, s.config.HandshakeTimeout)
+	s.withoutDeadline()
+	s.outcome.TLS = &h.info
+	s.outcome.Timings.TLS = h.took
+	told := s.emit(h.info)
+	switch {
+	case err != nil && s.over():
+		return s.interrupted(PhaseTLS)
+	case err != nil:
+		return h.failure(err)
+	case told != nil:
+		return s.cancelled(PhaseTLS)
+	}
+	s.conn.secure(h)
+	if len(h.early) > 0 {
+		s.pending = append(s.pending, piece{data: h.early, elapsed: s.elapsed()})
+	}
+	return nil
+}
