@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,149 +13,260 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/proto"
 
 	probev1 "probed/gen/probe/v1"
 )
 
 func newConnectCommand(t *tool) *cobra.Command {
-	var timeout time.Duration
+	var files []string
+	var all bool
+	var reach *reach
 	command := &cobra.Command{
-		Use:   "connect TARGET...",
+		Use:   "connect [TARGET...]",
 		Short: "Can this port be reached, and if not, why?",
-		Long: `Open a connection to each target and close it again. All addresses of a target are tried,
-and each attempt is told. The targets are tried at the same time; with -o json or yaml each
-is a document of its own, in the order in which they are given.
+		Long: `Open a connection to each target and close it again, with the TLS handshake if its scheme
+is tls. The addresses of a name are tried until one answers; with --all each is checked, and
+the answer is yes when all of them are. Every attempt is told, and of what failed the
+reason, what it usually means, and the way the packets took.
 
-TARGET is [SCHEME://]HOST:SERVICE, as for probectl exchange. By udp nothing is sent, so
-there success says only that there is a route.
+` + targetHelp + `
+By udp nothing is sent, so there success says only that there is a route.
+
+The targets are tried at the same time, at most 32, and told in the order in which they are
+given. With --json each is one line, written as soon as it is known:
+  {"target": ..., "outcome": ...}, or {"target": ..., "error": ...} if it cannot be asked
+Ctrl-C loses nothing: what has been answered by then is told.
 
 The exit code is 0 if all of them could be reached.`,
 		Example: `  probectl connect example.org:https
-  probectl connect tcp://db.shop:5432 tcp6://[2001:db8::1]:22 --timeout 2s`,
-		Args: cobra.MinimumNArgs(1),
+  probectl connect example.org:443 --tls --all
+  probectl connect tcp://db.shop:5432 tcp6://[2001:db8::1]:22 --timeout 2s
+  probectl connect -f targets --json | jq -r 'select(.outcome.ok | not).target'`,
+		Args: cobra.ArbitraryArgs,
 		RunE: func(command *cobra.Command, args []string) error {
-			var requests []*probev1.ConnectRequest
-			for _, target := range args {
-				request := &probev1.ConnectRequest{Target: target}
-				if command.Flags().Changed("timeout") {
-					request.Timeout = durationpb.New(timeout)
+			targets, err := t.targets(args, files)
+			if err != nil {
+				return &usageError{err}
+			}
+			options, err := reach.options()
+			if err != nil {
+				return &usageError{err}
+			}
+			connections := make([]*connection, len(targets))
+			for i, target := range targets {
+				text, err := reach.target(target.text)
+				if err != nil {
+					return &usageError{fmt.Errorf("%s: %w", target, err)}
+				}
+				request := &probev1.ConnectRequest{
+					Target: text, Timeout: options.GetTimeout(), Family: options.GetFamily(), Source: options.GetSource(),
+					Interface: options.GetInterface(), Tls: options.GetTls(), AllAddresses: all,
 				}
 				if err := checkText(request); err != nil {
 					return err
 				}
-				requests = append(requests, request)
+				connections[i] = &connection{target: target, request: request, answered: make(chan struct{})}
 			}
-			return t.connect(command.Context(), requests)
+			return t.connect(command.Context(), connections)
 		},
 	}
-	command.Flags().DurationVar(&timeout, "timeout", 0, "the most time for each target, up to 10m (default 60s, and 10s for each address)")
+	command.Flags().StringArrayVarP(&files, "file", "f", nil, "the targets in this `FILE` too, one a line, # for comments; - is standard input")
+	command.Flags().BoolVar(&all, "all", false, "check every address of a name, of both families, and not only the first that answers")
+	reach = bindReach(command, "the most time for each target, up to 10m (default 60s, and 10s for each address)")
 	return command
 }
 
-// connection is the answer for one target.
+// connection is the question about one target and its answer.
 type connection struct {
-	target   string
+	target   target
+	request  *probev1.ConnectRequest
+	answered chan struct{} // closed when the answer is there
+
 	response *probev1.ConnectResponse
 	header   metadata.MD
 	err      error
 }
 
-// connect asks for all connections at the same time, and tells of them in the order they were asked for.
-func (t *tool) connect(ctx context.Context, requests []*probev1.ConnectRequest) error {
+// connect asks for all connections, several at the same time, and tells of them in the order they were asked for. When it
+// is interrupted, it tells of those it has an answer for.
+func (t *tool) connect(ctx context.Context, connections []*connection) error {
+	const most = 32 // at the same time: no more than a server grants to one caller
 	return t.withServer(ctx, func(ctx context.Context, s *server) error {
-		answers := make([]connection, len(requests))
+		asking, cancel := context.WithCancel(ctx)
 		client := probev1.NewExchangeServiceClient(s.conn)
-		slots := make(chan struct{}, 32) // no more than a server grants to one caller
 		var running sync.WaitGroup
-		for i, request := range requests {
-			slots <- struct{}{}
+		var next, answered atomic.Int64
+		for range min(most, len(connections)) {
 			running.Go(func() {
-				defer func() { <-slots }()
-				answer := &answers[i]
-				answer.target = request.GetTarget()
-				answer.response, answer.err = client.Connect(ctx, request, grpc.Header(&answer.header))
+				for i := next.Add(1) - 1; i < int64(len(connections)); i = next.Add(1) - 1 {
+					c := connections[i]
+					c.response, c.err = client.Connect(asking, c.request, grpc.Header(&c.header))
+					if !c.missing() {
+						answered.Add(1)
+					}
+					close(c.answered)
+				}
 			})
 		}
-		running.Wait()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return t.tellConnections(s, answers)
-	})
-}
+		defer running.Wait()
+		defer cancel()
 
-// tellConnections prints the answers. What is wrong with the command line counts more than a server that failed, and
-// that more than a target that cannot be reached.
-func (t *tool) tellConnections(s *server, answers []connection) error {
-	for _, a := range answers {
-		if status.Code(a.err) != codes.InvalidArgument { // which is an answer of no place
-			t.tellVantage(s, a.header, a.err)
-			break
-		}
-	}
-	code := exitYes
-	for _, a := range answers {
-		err := a.err
-		switch {
-		case err != nil:
-			t.printStatus(err)
-		case t.format != formatTable:
-			if err := t.printMessage(a.response); err != nil {
+		progress := startProgress(t.stderr, t.stdout, func(time.Duration) string {
+			return fmt.Sprintf("%d of %d targets", answered.Load(), len(connections))
+		})
+		defer progress.stop()
+		told := &connectReport{tool: t, server: s}
+		for _, c := range connections {
+			<-c.answered
+			if err := progress.during(func() error { return told.add(c) }); err != nil {
 				return err
 			}
 		}
-		if err == nil && !a.response.GetOutcome().GetOk() {
-			err = errNo
+		progress.stop()
+		if t.format == formatTable {
+			connectTable(t.stdout, connections, time.Now())
 		}
-		its, text, _ := explain(err)
-		if text != "" {
-			t.stderr.line("probectl: %s: %s", a.target, text)
+		switch {
+		case ctx.Err() != nil && int(answered.Load()) < len(connections):
+			return &exitError{code: exitInterrupted, text: fmt.Sprintf("interrupted: %d of %d targets answered by then", answered.Load(), len(connections))}
+		case told.code != exitYes:
+			return &exitError{code: told.code}
 		}
-		if its == exitUsage || its == exitFailed && code != exitUsage || code == exitYes {
-			code = its
-		}
-	}
-	if t.format == formatTable {
-		connectTable(t.stdout, answers)
-	}
-	if code != exitYes {
-		return &exitError{code: code}
-	}
-	return nil
+		return nil
+	})
 }
 
-// connectTable prints a row for each attempt, and why a target could not be reached.
-func connectTable(p *printer, answers []connection) {
+// missing tells whether there was no answer because nobody waited for it any more. (No server ends this call so.)
+func (c *connection) missing() bool { return status.Code(c.err) == codes.Canceled }
+
+// connectReport tells of connections, one after the other.
+type connectReport struct {
+	tool    *tool
+	server  *server
+	vantage bool // whether it has been told where the answers come from
+	code    int
+}
+
+// add tells where the first answer comes from, what went wrong, and to a machine the answer itself. The error is that of
+// the output. What is wrong with the command line counts more than a server that failed, and that more than a target that
+// cannot be reached.
+func (r *connectReport) add(c *connection) error {
+	t := r.tool
+	if !r.vantage && !c.missing() && status.Code(c.err) != codes.InvalidArgument { // which is an answer of no place
+		t.tellVantage(r.server, c.header, c.err)
+		r.vantage = true
+	}
+	err := c.err
+	if err == nil && !c.response.GetOutcome().GetOk() {
+		err = errNo
+	}
+	code, text, _ := explain(err)
+	if text != "" && !c.missing() {
+		t.stderr.line("probectl: %s: %s", c.target, text)
+	}
+	if code == exitUsage || code == exitFailed && r.code != exitUsage || r.code == exitYes {
+		r.code = code
+	}
+	if t.format == formatTable {
+		return nil
+	}
+	if c.err != nil {
+		return t.printAbout(c.target.text, "error", status.Convert(c.err).Proto())
+	}
+	return t.printAbout(c.target.text, "outcome", c.response.GetOutcome())
+}
+
+// printAbout prints one of several answers and which target it is about. Its JSON is one line.
+func (t *tool) printAbout(target, name string, answer proto.Message) error {
+	text, err := marshal(answer)
+	if err != nil {
+		return err
+	}
+	quoted, err := json.Marshal(target)
+	if err != nil {
+		return err
+	}
+	return t.printDocument(fmt.Appendf(nil, `{"target":%s,%q:%s}`, visibleJSON(quoted), name, text), false)
+}
+
+// connectTable prints a row for each attempt, and below them why a target could not be reached and what TLS told.
+func connectTable(p *printer, connections []*connection, now time.Time) {
 	var rows [][]string
-	for _, a := range answers {
-		if a.err != nil {
-			continue
-		}
-		o := a.response.GetOutcome()
-		resolve := span(o.GetTimings().GetResolve())
-		if len(o.GetAttempts()) == 0 {
-			rows = append(rows, []string{a.target, "", short("REASON_", o.GetReason()), resolve, ""})
-		}
-		for _, attempt := range o.GetAttempts() {
-			result := "ok"
-			if !attempt.GetOk() {
-				result = short("REASON_", attempt.GetReason())
-			}
-			rows = append(rows, []string{a.target, attempt.GetAddress(), result, resolve, span(attempt.GetDuration())})
-		}
+	for _, c := range connections {
+		rows = append(rows, connectRows(c)...)
 	}
 	if len(rows) > 0 {
-		p.table("TARGET ADDRESS RESULT RESOLVE CONNECT", rows)
+		p.table("TARGET ADDRESS RESULT RESOLVE CONNECT TLS", rows)
 	}
-	for _, a := range answers {
-		if o := a.response.GetOutcome(); a.err == nil && !o.GetOk() {
-			p.line("")
-			p.line("%s", a.target)
-			for _, line := range outcomeLines(o, nil) {
-				p.line("  %s", line)
+	for _, c := range connections {
+		o := c.response.GetOutcome()
+		lines := connectLines(o, now)
+		if len(lines) == 0 {
+			continue
+		}
+		p.line("")
+		p.line("%s", c.target.text)
+		for _, line := range lines {
+			p.line("  %s", line)
+		}
+		traceBelow(p, o.GetResolution().GetTrace())
+	}
+}
+
+func connectRows(c *connection) [][]string {
+	if c.missing() {
+		return [][]string{{c.target.text, "", "not answered", "", "", ""}}
+	}
+	if c.err != nil {
+		return nil
+	}
+	o := c.response.GetOutcome()
+	resolve := span(o.GetTimings().GetResolve())
+	if len(o.GetAttempts()) == 0 {
+		return [][]string{{c.target.text, "", short("REASON_", o.GetReason()), resolve, "", ""}}
+	}
+	var rows [][]string
+	for _, a := range o.GetAttempts() {
+		result, tls := "ok", ""
+		switch {
+		case !a.GetOk():
+			result = short("REASON_", a.GetReason())
+		case a.GetTls() == nil && o.GetTls() != nil && a.GetAddress() == o.GetRemote():
+			tls = span(o.GetTimings().GetTls())
+			if !o.GetOk() {
+				result = short("REASON_", o.GetReason())
 			}
-			traceBelow(p, o.GetResolution().GetTrace())
+		}
+		rows = append(rows, []string{c.target.text, a.GetAddress(), result, resolve, span(a.GetDuration()), tls})
+	}
+	return rows
+}
+
+// connectLines is what there is to tell of a target beyond its attempts; nothing when it could be reached at once, and no
+// TLS was spoken.
+func connectLines(o *probev1.Outcome, now time.Time) []string {
+	var lines []string
+	if !o.GetOk() && o != nil {
+		lines = append(failureLines(o, nil), pathLines(o)...)
+	}
+	if o.GetTls() != nil {
+		lines = append(lines, tlsLines(o.GetTls(), now)...)
+	}
+	for _, a := range o.GetAttempts() {
+		switch {
+		case a.GetOk() && a.GetTls() != nil:
+			lines = append(lines, a.GetAddress())
+		case a.GetOk() || len(o.GetAttempts()) == 1 || a.GetReason() == probev1.Reason_REASON_CANCELLED:
+			continue // there is no more to tell
+		default:
+			lines = append(lines, attemptLine(a))
+		}
+		if a.GetTls() != nil {
+			for _, line := range tlsLines(a.GetTls(), now) {
+				lines = append(lines, "  "+line)
+			}
 		}
 	}
+	return lines
 }

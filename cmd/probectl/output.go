@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 
+	"github.com/spf13/cobra"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -33,6 +35,22 @@ func (f *format) Set(text string) error {
 }
 
 func (f *format) Type() string { return "format" }
+
+// bindFormat makes the flags for the format.
+func bindFormat(root *cobra.Command, f *format) {
+	flags := root.PersistentFlags()
+	flags.VarP(f, "output", "o", "`FORMAT` of the answer: table, json or yaml")
+	flags.BoolFunc("json", "the same as -o json; where there are several answers, each is one line, written when it is known", func(text string) error {
+		given, err := strconv.ParseBool(text)
+		if err == nil && given {
+			*f = formatJSON
+		}
+		return err
+	})
+	root.MarkFlagsMutuallyExclusive("output", "json")
+	// It fails only for a flag that does not exist.
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+}
 
 // printMessage prints an answer as JSON, over several lines, or as YAML.
 func (t *tool) printMessage(message proto.Message) error {

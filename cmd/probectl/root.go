@@ -106,9 +106,8 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 		"the probed to ask, `HOST[:PORT]` of its gRPC listener (port 50051 unless given);\nempty: answer from this machine (default: $PROBECTL_SERVER)")
 	flags.Lookup("server").DefValue = "" // what the environment says is not for help texts
 	flags.DurationVar(&t.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the connection to the server")
-	flags.VarP(&t.format, "output", "o", "`FORMAT` of the answer: table, json or yaml")
 	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell the id of the request, and log to stderr what runs inside probectl")
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	bindFormat(root, &t.format)
 
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	for _, group := range []struct {

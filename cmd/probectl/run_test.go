@@ -83,18 +83,13 @@ func TestInterrupted(t *testing.T) {
 // TestInterruptedLookup: an answer that has not come yet is none.
 func TestInterruptedLookup(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{
-		{"connect", nettest.Backlog(t).String()},
-		{"--server", nettest.TCP(t, nettest.Silent).String(), "port", "80"},
-	} {
-		ctx, cancel := context.WithCancel(t.Context())
-		timer := time.AfterFunc(100*time.Millisecond, cancel) // before or after it has asked: it ends the same way
-		code, stdout, stderr := runHere(ctx, args...)
-		timer.Stop()
-		cancel()
-		if code != exitInterrupted || stdout != "" || stderr != "probectl: interrupted\n" {
-			t.Errorf("%v: %d, %q, %q", args, code, stdout, stderr)
-		}
+	ctx, cancel := context.WithCancel(t.Context())
+	timer := time.AfterFunc(100*time.Millisecond, cancel) // before or after it has asked: it ends the same way
+	code, stdout, stderr := runHere(ctx, "--server", nettest.TCP(t, nettest.Silent).String(), "port", "80")
+	timer.Stop()
+	cancel()
+	if code != exitInterrupted || stdout != "" || stderr != "probectl: interrupted\n" {
+		t.Errorf("%d, %q, %q", code, stdout, stderr)
 	}
 }
 
@@ -141,6 +136,7 @@ func TestOutputThatFails(t *testing.T) {
 		{"exchange", flood},
 		{"exchange", flood, "--raw"},
 		{"exchange", flood, "-o", "json"},
+		{"connect", flood, flood, "--json"},
 	} {
 		var stderr bytes.Buffer
 		code := run(t.Context(), args, nil, full, &stderr, noEnvironment)
@@ -159,7 +155,7 @@ func TestProgress(t *testing.T) {
 		var out lockedBuffer
 		stderr, stdout := newPrinter(&out), newPrinter(io.Discard)
 		stderr.terminal = true
-		p := startProgress(stderr, stdout)
+		p := startTransfer(stderr, stdout)
 		chunk := func(n int) {
 			_ = p.during(&probev1.Chunk{Data: make([]byte, n)}, func() error { return nil })
 		}
@@ -192,12 +188,12 @@ func TestProgress(t *testing.T) {
 		// Within a line of the same terminal it does not show, and on anything but a terminal never.
 		stdout.terminal = true
 		_, _ = stdout.Write([]byte("half a line"))
-		p = startProgress(stderr, stdout)
+		p = startTransfer(stderr, stdout)
 		pass(2500 * time.Millisecond)
 		p.stop()
 		expect("")
 		stdout.terminal, stderr.terminal = false, false
-		p = startProgress(stderr, stdout)
+		p = startTransfer(stderr, stdout)
 		pass(2500 * time.Millisecond)
 		p.stop()
 		expect("")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -16,26 +17,58 @@ import (
 
 // stepsHelp tells what parseStep takes.
 const stepsHelp = `Steps (--step, given as often as needed, carried out in the order given):
-  send:TEXT         send TEXT, with the escapes of --text
-  send-file:FILE    send the bytes of a file; - is standard input
-  send-data:BASE64  send these bytes
-  half-close        close the sending side, so that the peer reads end of file
-  receive           receive until the peer closes
-  receive:RULES     receive until the first of these rules holds, or the peer closes:
-                      length=N         exactly N bytes have come
-                      delimiter=TEXT   TEXT has come (a comma in it is \x2c)
-                      idle=DURATION    nothing has come for so long, as 0.3s
-                      count=N          N messages have come (udp, unixgram, unixpacket)
-                      max-bytes=N      at most N bytes
-                      eof              the peer closes; the same as no rule
-                    several are separated by commas`
+  send:TEXT           send TEXT, with the escapes of --text. Behind an expect-regex, ${1},
+                      ${2}, ... and ${NAME} in it are what the groups matched and ${0} the
+                      whole match. Escapes are read first, so \x24{1} is a capture as well;
+                      ${1} itself is sent by send-data. Captures work in UTF-8 only: a TEXT
+                      with both ${ and a byte that is none, as \xff, is refused there.
+  send-file:FILE      send the bytes of a file; - is standard input
+  send-data:BASE64    send these bytes
+  expect:TEXT         wait until TEXT has come, with the same escapes
+  expect-regex:RE     wait until this regular expression (RE2) matches a line, whose borders
+                      are ^ and $, or else all that has come
+  expect-data:BASE64  wait until these bytes have come
+  start-tls           go on with TLS, whose certificate is for the host, or --servername
+  start-tls:NAME      the same, for this name
+  half-close          close the sending side, so that the peer reads end of file
+  receive             receive until the peer closes
+  receive:RULES       receive until the first of these rules holds, or the peer closes:
+                        length=N         exactly N bytes have come
+                        delimiter=TEXT   TEXT has come (a comma in it is \x2c)
+                        idle=DURATION    nothing has come for so long, as 0.3s
+                        count=N          N messages have come (udp, unixgram, unixpacket)
+                        max-bytes=N      at most N bytes
+                        eof              the peer closes; the same as no rule
+                      several are separated by commas`
 
-// parseStep reads one step of an exchange, as stepsHelp tells. File reads the file of a name.
+// parseSteps reads the steps of an exchange, as stepsHelp tells. File reads the file of a name.
+func parseSteps(texts []string, file func(name string) ([]byte, error)) ([]*probev1.Step, error) {
+	var steps []*probev1.Step
+	captures := false
+	for _, text := range texts {
+		step, err := parseStep(text, file)
+		if err == nil && captures && strings.HasPrefix(text, "send:") && bytes.Contains(step.GetSend().GetData(), []byte("${")) {
+			err = errors.New("captures work in UTF-8 only, and it has bytes that are none; to send ${ itself, use send-data")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--step %s: %w", text, err)
+		}
+		captures = captures || step.GetExpect().GetRegex() != ""
+		steps = append(steps, step)
+	}
+	return steps, nil
+}
+
+// parseStep reads one step.
 func parseStep(text string, file func(name string) ([]byte, error)) (*probev1.Step, error) {
 	kind, argument, hasArgument := strings.Cut(text, ":")
 	switch kind {
 	case "send":
 		data, err := unescape(argument)
+		if err == nil && utf8.Valid(data) {
+			// Only in text are captures replaced. Where there are none it is sent as it is, like data.
+			return &probev1.Step{Step: &probev1.Step_Send{Send: &probev1.Send{Content: &probev1.Send_Text{Text: string(data)}}}}, nil
+		}
 		return sendStep(data), err
 	case "send-file":
 		data, err := file(argument)
@@ -43,6 +76,14 @@ func parseStep(text string, file func(name string) ([]byte, error)) (*probev1.St
 	case "send-data":
 		data, err := base64.StdEncoding.DecodeString(argument)
 		return sendStep(data), err
+	case "expect", "expect-regex", "expect-data":
+		expect, err := parseExpect(kind, argument)
+		return &probev1.Step{Step: &probev1.Step_Expect{Expect: expect}}, err
+	case "start-tls":
+		if hasArgument && argument == "" {
+			return nil, errors.New("start-tls: takes a name; without the colon it is the target's host")
+		}
+		return &probev1.Step{Step: &probev1.Step_StartTls{StartTls: &probev1.StartTls{ServerName: argument}}}, nil
 	case "half-close":
 		if hasArgument {
 			return nil, errors.New("half-close takes no argument")
@@ -57,11 +98,30 @@ func parseStep(text string, file func(name string) ([]byte, error)) (*probev1.St
 		}
 		return &probev1.Step{Step: &probev1.Step_Receive{Receive: receive}}, nil
 	}
-	return nil, fmt.Errorf("there is no step %q: there are send:TEXT, send-file:FILE, send-data:BASE64, half-close, receive and receive:RULES", kind)
+	return nil, fmt.Errorf("there is no step %q: there are send:TEXT, send-file:FILE, send-data:BASE64, expect:TEXT, "+
+		"expect-regex:RE, expect-data:BASE64, start-tls, start-tls:NAME, half-close, receive and receive:RULES", kind)
 }
 
 func sendStep(data []byte) *probev1.Step {
 	return &probev1.Step{Step: &probev1.Step_Send{Send: &probev1.Send{Content: &probev1.Send_Data{Data: data}}}}
+}
+
+// parseExpect reads what to wait for. A regular expression has escapes of its own, and is for the server to read.
+func parseExpect(kind, argument string) (*probev1.Expect, error) {
+	if argument == "" {
+		return nil, errors.New("it takes what to wait for")
+	}
+	if kind == "expect-regex" {
+		return &probev1.Expect{Pattern: &probev1.Expect_Regex{Regex: argument}}, nil
+	}
+	data, err := unescape(argument)
+	if kind == "expect-data" {
+		data, err = base64.StdEncoding.DecodeString(argument)
+	}
+	if err == nil && kind == "expect" && utf8.Valid(data) {
+		return &probev1.Expect{Pattern: &probev1.Expect_Text{Text: string(data)}}, nil
+	}
+	return &probev1.Expect{Pattern: &probev1.Expect_Data{Data: data}}, err
 }
 
 // parseRules reads the end rules of a receive. Which of them go together is for the server to say.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	probev1 "probed/gen/probe/v1"
@@ -12,6 +14,7 @@ import (
 type story struct {
 	printer *printer
 	steps   []string // as they were typed
+	now     time.Time
 }
 
 // tell prints one event. The error is that of the output.
@@ -25,13 +28,17 @@ func (s *story) tell(event *probev1.ExchangeResponse) error {
 		c := e.Connected
 		s.entry("connected", fmt.Sprintf("from %s to %s (%s, %s, %s)", orUnnamed(c.GetLocal()), c.GetRemote(), c.GetFamily(), c.GetType(), c.GetProtocol()))
 	case *probev1.ExchangeResponse_Tls:
-		s.entry("tls", tlsLines(e.Tls)...)
+		s.entry("tls", tlsLines(e.Tls, s.now)...)
 	case *probev1.ExchangeResponse_Sent:
 		s.entry("sent", fmt.Sprintf("%s at %s", bytesText(e.Sent.GetBytes()), span(e.Sent.GetElapsed())))
 	case *probev1.ExchangeResponse_Chunk:
 		s.chunk(e.Chunk)
 	case *probev1.ExchangeResponse_PeerClosed:
-		s.entry("closed", "by the peer at "+span(e.PeerClosed.GetElapsed()))
+		line := "by the peer at " + span(e.PeerClosed.GetElapsed())
+		if e.PeerClosed.GetUnclean() {
+			line += ", without TLS saying so (no close_notify): what came may have been cut off"
+		}
+		s.entry("closed", line)
 	case *probev1.ExchangeResponse_Outcome:
 		s.entry("outcome", outcomeLines(e.Outcome, s.steps)...)
 		traceBelow(s.printer, e.Outcome.GetResolution().GetTrace())
@@ -76,30 +83,30 @@ func attemptLine(a *probev1.Attempt) string {
 	if a.GetOk() {
 		return fmt.Sprintf("%s: ok in %s", a.GetAddress(), span(a.GetDuration()))
 	}
-	return fmt.Sprintf("%s: %s after %s: %s", a.GetAddress(), short("REASON_", a.GetReason()), span(a.GetDuration()), a.GetError())
+	line := fmt.Sprintf("%s: %s after %s: %s", a.GetAddress(), short("REASON_", a.GetReason()), span(a.GetDuration()), a.GetError())
+	if a.GetIcmp() != nil {
+		line += "; by ICMP " + icmpLine(a.GetIcmp())
+	}
+	return line
 }
 
-func tlsLines(t *probev1.TlsInfo) []string {
-	verified := "verified"
-	if !t.GetVerified() {
-		verified = "not verified: " + t.GetVerifyError()
+func icmpLine(i *probev1.IcmpError) string {
+	return fmt.Sprintf("%s says: %s (type %d, code %d)", i.GetFrom(), i.GetMeaning(), i.GetType(), i.GetCode())
+}
+
+func routeLine(r *probev1.NetworkRoute) string {
+	line := fmt.Sprintf("from %s by %s", r.GetSource(), r.GetInterface())
+	if r.GetGateway() != "" {
+		line += " through " + r.GetGateway()
 	}
-	lines := []string{strings.Join([]string{t.GetVersion(), t.GetCipher(), verified}, ", ")}
-	for _, c := range t.GetChain() {
-		lines = append(lines, fmt.Sprintf("certificate %s for %s, until %s, issued by %s", c.GetSubject(),
-			strings.Join(c.GetNames(), ", "), c.GetNotAfter().AsTime().Format("2006-01-02"), c.GetIssuer()))
-	}
-	return lines
+	return line + fmt.Sprintf(", mtu %d", r.GetMtu())
 }
 
 // outcomeLines is how an exchange ended: what happened, what it usually means, and the numbers.
 func outcomeLines(o *probev1.Outcome, steps []string) []string {
-	var lines []string
-	if o.GetOk() {
-		lines = append(lines, "ok, ended by "+short("ENDED_BY_", o.GetEndedBy()))
-	} else {
-		lines = append(lines, "failed: "+failureLine(o, steps))
-		lines = append(lines, wrap("hint: "+o.GetHint(), 85)...)
+	lines := []string{"ok, ended by " + short("ENDED_BY_", o.GetEndedBy())}
+	if !o.GetOk() {
+		lines = failureLines(o, steps)
 	}
 	if o.GetRemote() != "" {
 		line := "sent " + bytesText(o.GetBytesSent())
@@ -112,7 +119,29 @@ func outcomeLines(o *probev1.Outcome, steps []string) []string {
 		}
 		lines = append(lines, line)
 	}
-	lines = append(lines, timingsLine(o.GetTimings()))
+	return append(lines, pathLines(o)...)
+}
+
+// failureLines is why an exchange failed and what that usually means.
+func failureLines(o *probev1.Outcome, steps []string) []string {
+	lines := []string{"failed: " + failureLine(o, steps)}
+	lines = append(lines, receivedLines(o.GetFailedStepReceived())...)
+	lines = append(lines, wrap("hint: "+o.GetHint(), 85)...)
+	if o.GetIcmp() != nil {
+		lines = append(lines, "icmp: "+icmpLine(o.GetIcmp()))
+	}
+	return lines
+}
+
+// pathLines is the way to the peer and how long things took.
+func pathLines(o *probev1.Outcome) []string {
+	var lines []string
+	if o.GetRoute() != nil {
+		lines = append(lines, "route: "+routeLine(o.GetRoute()))
+	}
+	if line := timingsLine(o.GetTimings()); line != "" {
+		lines = append(lines, line)
+	}
 	if i := o.GetTcpInfo(); i != nil {
 		lines = append(lines, fmt.Sprintf("round trip %s, %d %s, mss %d, path mtu %d", span(i.GetRtt()),
 			i.GetRetransmits(), plural(uint64(i.GetRetransmits()), "retransmit"), i.GetMss(), i.GetPmtu()))
@@ -134,6 +163,19 @@ func failureLine(o *probev1.Outcome, steps []string) string {
 		line += " (" + name + ")"
 	}
 	return line
+}
+
+// receivedLines is what had come while a step waited that failed, a line for each line of it.
+func receivedLines(data []byte) []string {
+	if len(data) == 0 {
+		return nil
+	}
+	lines := []string{fmt.Sprintf("while it waited, this came (the last %s):", bytesText(uint64(len(data))))}
+	for line := range bytes.Lines(data) {
+		shown, _ := appendVisible([]byte("| "), line, allEscaped, true)
+		lines = append(lines, string(shown))
+	}
+	return lines
 }
 
 // timingsLine leaves out the phases that were not reached.
