@@ -127,6 +127,9 @@ func (s *session) ioFailure(phase Phase, err error) *failure {
 	}
 	f := &failure{phase: phase}
 	f.reason, f.errno, f.text = fromErrno(err)
+	if f.icmp = s.conn.icmp(err); f.icmp != nil {
+		f.reason, f.layer, f.hint = f.icmp.judge(f.reason)
+	}
 	if f.errno == 0 && s.conn.secured != nil { // what TLS itself finds wrong, or the peer's alert
 		f.reason, f.text = TLSHandshake, "TLS broke: "+strings.TrimPrefix(err.Error(), "tls: ")
 	}

@@ -284,7 +284,7 @@ func (r *record) checkEvents(check func(bool, string, ...any)) {
 			passed(event.Elapsed)
 			check(event.Step >= sentSteps, "sent by step %d after %d", event.Step, sentSteps)
 			step, ok := r.request.Steps[event.Step].(Send)
-			check(ok && len(step.Data) == event.Bytes, "sent %d bytes by step %d, which is %T", event.Bytes, event.Step, r.request.Steps[event.Step])
+			check(ok && (step.Expand || len(step.Data) == event.Bytes), "sent %d bytes by step %d, which is %T", event.Bytes, event.Step, r.request.Steps[event.Step])
 			sentSteps = event.Step + 1
 			sent += event.Bytes
 		case Chunk:

@@ -126,6 +126,8 @@ type ICMPError struct {
 	From       netip.Addr // who sent it
 	Type, Code uint8      // RFC 792; RFC 4443 for IPv6
 	Meaning    string     // both in words
+
+	sender sender // who that is, seen from here
 }
 
 func (o *Outcome) fail(f *failure, target Target) {
