@@ -75,7 +75,7 @@ var house = map[string]room{
 		never: []string{"flag", "log", "os"},
 	},
 	"service/metrics": {
-		ours: []string{"service", "service/exchange", "service/policy"},
+		ours: []string{"service", "service/echo", "service/exchange", "service/policy"},
 		others: []string{
 			"github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus", "github.com/prometheus/client_golang",
 			"google.golang.org/grpc",

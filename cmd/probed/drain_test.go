@@ -255,7 +255,7 @@ func TestOneListenerDies(t *testing.T) {
 			t.Parallel()
 			o := options{grpcListen: "127.0.0.1:0", httpListen: "127.0.0.1:0", opsListen: "127.0.0.1:0", drainTimeout: time.Hour}
 			counts := metrics.New("test")
-			l, err := listen(t.Context(), o, counts.Echoed)
+			l, err := listen(t.Context(), o, counts.EchoHooks())
 			if err != nil {
 				t.Fatal(err)
 			}

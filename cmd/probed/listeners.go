@@ -22,7 +22,7 @@ type listeners struct {
 }
 
 // listen opens them all, or none. One for gRPC or REST that is reachable from outside needs --insecure-no-auth.
-func listen(ctx context.Context, o options, echoed func(network string, bytes int)) (l *listeners, err error) {
+func listen(ctx context.Context, o options, hooks *echo.Hooks) (l *listeners, err error) {
 	l = &listeners{}
 	defer func() {
 		if err != nil {
@@ -58,7 +58,7 @@ func listen(ctx context.Context, o options, echoed func(network string, bytes in
 		l.reachable++
 	}
 	for _, address := range o.echo {
-		listener, err := echo.Listen(ctx, echo.Config{Address: address, Echoed: echoed})
+		listener, err := echo.Listen(ctx, echo.Config{Address: address, Hooks: hooks})
 		if err != nil {
 			return l, asUsage(fmt.Errorf("--echo %s: %w", address, err))
 		}

@@ -97,6 +97,9 @@ func TestListeners(t *testing.T) {
 			}
 		}
 	}
+	if got := p.metric(t, `probed_echo_connections_total{network="tcp"}`); got != "1" {
+		t.Errorf("echo connections: %s", got)
+	}
 	// Unix sockets need a path that a policy lists.
 	if code, body := p.do(t, http.MethodPost, "http", "/v1/connect", fmt.Sprintf(`{"target": "unix://%s"}`, socket)); code != http.StatusForbidden {
 		t.Errorf("%d: %s", code, body)

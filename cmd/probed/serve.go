@@ -62,7 +62,7 @@ func serve(ctx context.Context, o options, stderr io.Writer, getenv func(string)
 		return fmt.Errorf("--listen-file: %w", err)
 	}
 	counts := metrics.New(programVersion())
-	listeners, err := listen(ctx, o, counts.Echoed)
+	listeners, err := listen(ctx, o, counts.EchoHooks())
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,16 @@ type Config struct {
 	// MaxStreams and Idle bound streams; zero: the defaults.
 	MaxStreams int
 	Idle       time.Duration
-	// Echoed is called with the bytes sent back, from several goroutines; nil: nobody counts.
+	// Hooks observes; nil: nobody does.
+	Hooks *Hooks
+}
+
+// Hooks are called as a listener answers, for metrics, with tcp, udp or unix. Each may be nil. They are called from
+// several goroutines.
+type Hooks struct {
+	// Opened is called when a stream begins to be served, and Closed when it has ended. A datagram is no stream.
+	Opened, Closed func(network string)
+	// Echoed is called with the bytes that have been sent back.
 	Echoed func(network string, bytes int)
 }
 
@@ -75,6 +84,9 @@ func Listen(ctx context.Context, config Config) (*Listener, error) {
 	}
 	if config.Idle == 0 {
 		config.Idle = DefaultIdle
+	}
+	if config.Hooks == nil {
+		config.Hooks = &Hooks{}
 	}
 	l := &Listener{config: config, network: network, streams: make(map[net.Conn]struct{})}
 	var listen net.ListenConfig
@@ -192,6 +204,8 @@ func (l *Listener) accept() {
 		l.running.Go(func() {
 			defer func() { <-free }()
 			defer l.remove(conn)
+			observe(l.config.Hooks.Opened, l.network)
+			defer observe(l.config.Hooks.Closed, l.network)
 			l.serveStream(conn)
 		})
 	}
@@ -278,7 +292,13 @@ func reflected(from net.Addr) bool {
 }
 
 func (l *Listener) count(n int) {
-	if l.config.Echoed != nil && n > 0 {
-		l.config.Echoed(l.network, n)
+	if hook := l.config.Hooks.Echoed; hook != nil && n > 0 {
+		hook(l.network, n)
+	}
+}
+
+func observe(hook func(network string), network string) {
+	if hook != nil {
+		hook(network)
 	}
 }

@@ -20,23 +20,36 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// open returns a listener that ends with the test, and how many bytes it has counted.
-func open(t *testing.T, config Config) (*Listener, *atomic.Int64) {
+// counts is what a listener has counted.
+type counts struct{ opened, closed, bytes atomic.Int64 }
+
+// open returns a listener that ends with the test, and what it counts.
+func open(t *testing.T, config Config) (*Listener, *counts) {
 	t.Helper()
-	var counted atomic.Int64
+	counted := new(counts)
 	network, _, _ := strings.Cut(config.Address, "://")
-	config.Echoed = func(n string, bytes int) {
-		if n != network {
-			t.Errorf("counted for %s", n)
+	count := func(into *atomic.Int64, of string, n int) {
+		if of != network {
+			t.Errorf("counted for %s", of)
 		}
-		counted.Add(int64(bytes))
+		into.Add(int64(n))
+	}
+	config.Hooks = &Hooks{
+		Opened: func(of string) { count(&counted.opened, of, 1) },
+		Closed: func(of string) { count(&counted.closed, of, 1) },
+		Echoed: func(of string, n int) { count(&counted.bytes, of, n) },
 	}
 	l, err := Listen(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
-	return l, &counted
+	t.Cleanup(func() {
+		_ = l.Close()
+		if opened, closed := counted.opened.Load(), counted.closed.Load(); opened != closed {
+			t.Errorf("%d streams were opened, %d closed", opened, closed)
+		}
+	})
+	return l, counted
 }
 
 // dial connects to a listener.
@@ -87,8 +100,11 @@ func TestStreams(t *testing.T) {
 			if err := l.Close(); err != nil { // which waits for the count
 				t.Error(err)
 			}
-			if n := counted.Load(); n != int64(len(want)+8) {
+			if n := counted.bytes.Load(); n != int64(len(want)+8) {
 				t.Errorf("%d bytes counted, want %d", n, len(want)+8)
+			}
+			if opened, closed := counted.opened.Load(), counted.closed.Load(); opened != 1 || closed != 1 {
+				t.Errorf("%d streams opened and %d closed, want one", opened, closed)
 			}
 		})
 	}
@@ -113,8 +129,8 @@ func TestDatagrams(t *testing.T) {
 		if err := l.Close(); err != nil {
 			t.Error(err)
 		}
-		if n := counted.Load(); n != 1+1472+9000+65507 {
-			t.Errorf("%d bytes counted", n)
+		if n := counted.bytes.Load(); n != 1+1472+9000+65507 || counted.opened.Load() != 0 {
+			t.Errorf("%d bytes counted, %d streams", n, counted.opened.Load())
 		}
 	}
 }
@@ -138,7 +154,7 @@ func TestNoReflection(t *testing.T) {
 // More streams than the bound wait, and are served when others end.
 func TestMaxStreams(t *testing.T) {
 	t.Parallel()
-	l, _ := open(t, Config{Address: "tcp://127.0.0.1:0", MaxStreams: 2})
+	l, counted := open(t, Config{Address: "tcp://127.0.0.1:0", MaxStreams: 2})
 	echoes := func(c net.Conn, within time.Duration) error {
 		if err := c.SetReadDeadline(time.Now().Add(within)); err != nil {
 			return err
@@ -161,6 +177,9 @@ func TestMaxStreams(t *testing.T) {
 	}
 	if err := echoes(conns[2], 100*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the third: %v", err)
+	}
+	if opened := counted.opened.Load(); opened != 2 {
+		t.Errorf("%d streams are served, want 2", opened)
 	}
 	conns[0].Close()
 	if err := echoes(conns[2], 20*time.Second); err != nil {

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"probed/service"
+	"probed/service/echo"
 	"probed/service/exchange"
 	"probed/service/policy"
 )
@@ -37,6 +38,8 @@ type Metrics struct {
 	lookupDuration *prometheus.HistogramVec
 	decisions      *prometheus.CounterVec
 	echoed         *prometheus.CounterVec
+	echoStreams    *prometheus.CounterVec
+	echoActive     *prometheus.GaugeVec
 	insecure       prometheus.Gauge
 }
 
@@ -69,6 +72,8 @@ func New(version string) *Metrics {
 		lookupDuration: histogram("probed_lookup_duration_seconds", "How long a lookup took.", "kind"),
 		decisions:      counter("probed_policy_decisions_total", "Decisions of the policy about one address.", "decision"),
 		echoed:         counter("probed_echo_bytes_total", "Bytes that the echo listeners have sent back.", "network"),
+		echoStreams:    counter("probed_echo_connections_total", "Connections that the echo listeners have served or are serving.", "network"),
+		echoActive:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "probed_echo_connections_active", Help: "Connections that the echo listeners are serving."}, []string{"network"}),
 		insecure:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "probed_insecure_listeners", Help: "Listeners reachable from outside without authentication, because --insecure-no-auth said so."}),
 	}
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -77,8 +82,8 @@ func New(version string) *Metrics {
 	info.WithLabelValues(version, runtime.Version()).Set(1)
 
 	m.registry.MustRegister(
-		m.dials, m.dialDuration, m.bytes, m.active, m.sessions, m.lookups, m.lookupDuration, m.decisions, m.echoed, m.insecure,
-		info, m.rpcs,
+		m.dials, m.dialDuration, m.bytes, m.active, m.sessions, m.lookups, m.lookupDuration, m.decisions,
+		m.echoed, m.echoStreams, m.echoActive, m.insecure, info, m.rpcs,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -139,9 +144,16 @@ func (m *Metrics) Decided(decision policy.Decision) {
 	m.decisions.WithLabelValues(decision.Rule).Inc()
 }
 
-// Echoed counts the bytes that an echo listener has sent back; see package echo.
-func (m *Metrics) Echoed(network string, n int) {
-	m.echoed.WithLabelValues(network).Add(float64(n))
+// EchoHooks counts what the echo listeners do.
+func (m *Metrics) EchoHooks() *echo.Hooks {
+	return &echo.Hooks{
+		Opened: func(network string) {
+			m.echoStreams.WithLabelValues(network).Inc()
+			m.echoActive.WithLabelValues(network).Inc()
+		},
+		Closed: func(network string) { m.echoActive.WithLabelValues(network).Dec() },
+		Echoed: func(network string, n int) { m.echoed.WithLabelValues(network).Add(float64(n)) },
+	}
 }
 
 // Insecure tells how many listeners are reachable from outside without authentication.

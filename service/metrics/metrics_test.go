@@ -141,8 +141,12 @@ func TestSeries(t *testing.T) {
 	w.exchange(t, &probev1.ExchangeRequest{Target: "unix:///run/x.sock"})
 	w.exchange(t, &probev1.ExchangeRequest{Target: "nosuch.test:80"})
 	w.exchange(t, &probev1.ExchangeRequest{Target: "no target"})
-	w.Echoed("tcp", 5)
-	w.Echoed("tcp", 6)
+	far := w.EchoHooks()
+	far.Opened("tcp")
+	far.Opened("tcp")
+	far.Echoed("tcp", 5)
+	far.Echoed("tcp", 6)
+	far.Closed("tcp")
 	w.Insecure(2)
 
 	want := map[string]float64{
@@ -156,6 +160,8 @@ func TestSeries(t *testing.T) {
 		"probed_dials_total{network=udp4,reason=OK}":                               1,
 		"probed_dials_total{network=unix,reason=POLICY_DENIED}":                    1,
 		"probed_echo_bytes_total{network=tcp}":                                     11,
+		"probed_echo_connections_active{network=tcp}":                              1,
+		"probed_echo_connections_total{network=tcp}":                               2,
 		"probed_insecure_listeners{}":                                              2,
 		"probed_lookup_duration_seconds{kind=host}":                                1,
 		"probed_lookup_duration_seconds{kind=service}":                             3,
@@ -292,7 +298,8 @@ func TestHelpAndNames(t *testing.T) {
 	peer := nettest.TCP(t, nettest.Reply([]byte("x")))
 	w.exchange(t, &probev1.ExchangeRequest{Target: peer.String(), Payload: &probev1.ExchangeRequest_Text{Text: "x"}})
 	w.lookupService(t, "ssh")
-	w.Echoed("udp", 1)
+	w.EchoHooks().Opened("unix")
+	w.EchoHooks().Echoed("udp", 1)
 	help := map[string]string{}
 	for _, family := range w.gather(t) {
 		help[family.GetName()] = family.GetHelp()
@@ -300,7 +307,7 @@ func TestHelpAndNames(t *testing.T) {
 	for _, name := range []string{
 		"probed_dials_total", "probed_dial_duration_seconds", "probed_session_bytes_total", "probed_sessions_active", "probed_sessions_total",
 		"probed_lookups_total", "probed_lookup_duration_seconds", "probed_policy_decisions_total", "probed_build_info", "probed_echo_bytes_total",
-		"probed_insecure_listeners", "grpc_server_handled_total", "go_goroutines", "process_open_fds",
+		"probed_echo_connections_active", "probed_echo_connections_total", "probed_insecure_listeners", "grpc_server_handled_total", "go_goroutines", "process_open_fds",
 	} {
 		if _, ok := help[name]; !ok {
 			t.Errorf("%s is missing", name)
