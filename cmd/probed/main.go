@@ -46,13 +46,14 @@ func run(ctx context.Context, args []string, stderr, stdout io.Writer, getenv fu
 		Long: `probed answers network questions as seen from where it runs, over gRPC, over REST and to probectl: which port
 is ssh, what does a name resolve to, does a connection open, what comes back, and if not, why not.
 
-Without flags it listens on loopback only, asks nobody who they are, and reaches everything but what its policy
-denies for good: link-local addresses (with the metadata services of clouds), multicast, its own listeners, and
-unix sockets.
+Without flags it listens on loopback only, asks nobody who they are, and reaches everything but unix sockets, which
+--unix-path lists, and what its policy denies for good: link-local addresses (with the metadata services of clouds),
+multicast and its own listeners.
 
 SIGTERM or SIGINT makes it end in good order; a second one makes it end at once.`,
 		Example: `  probed
   probed --echo tcp://127.0.0.1:7007 --echo udp://127.0.0.1:7007
+  probed --unix-path /run/postgresql/.s.PGSQL.5432 --unix-path '/run/app/*'
   curl -s http://127.0.0.1:8080/v1/services/ssh`,
 		Version: programVersion(),
 		Args: func(_ *cobra.Command, args []string) error {

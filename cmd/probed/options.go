@@ -15,6 +15,7 @@ import (
 type options struct {
 	grpcListen, httpListen, opsListen string
 	echo                              []string
+	unixPaths                         []string
 	insecureNoAuth                    bool
 	allowedHosts                      []string
 	drainDelay, drainTimeout          time.Duration
@@ -27,6 +28,7 @@ func (o *options) register(flags *pflag.FlagSet) {
 	flags.StringVar(&o.httpListen, "http-listen", "127.0.0.1:8080", "where REST is served, `HOST:PORT`; port 0 takes a free one; empty: nowhere")
 	flags.StringVar(&o.opsListen, "ops-listen", "127.0.0.1:9464", "where /metrics, /livez and /readyz are served, `HOST:PORT`; empty: nowhere")
 	flags.StringArrayVar(&o.echo, "echo", nil, "answer as RFC 862 does at `URL`: tcp://HOST:PORT, udp://HOST:PORT, unix://PATH (repeatable)")
+	flags.StringArrayVar(&o.unixPaths, "unix-path", nil, "let callers reach the unix socket at `PATH`, or with DIR/* every one directly in DIR; without it none is reached (repeatable)")
 	flags.BoolVar(&o.insecureNoAuth, "insecure-no-auth", false, "let anybody who reaches the gRPC and REST listeners use them, also from outside of this host")
 	flags.StringArrayVar(&o.allowedHosts, "http-allowed-host", nil, "answer REST requests for the host `NAME`, besides localhost and IP addresses (repeatable)")
 	flags.DurationVar(&o.drainDelay, "drain-delay", 0, "how long to go on after the signal to end, already not ready, so that load balancers take notice (5s in a cluster)")

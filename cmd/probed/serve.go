@@ -57,6 +57,9 @@ func serve(ctx context.Context, o options, stderr io.Writer, getenv func(string)
 	if err != nil {
 		return err
 	}
+	if err := checkUnixPaths(o.unixPaths); err != nil {
+		return err
+	}
 	// One that an earlier run has left would be taken for this one's.
 	if err := os.Remove(o.listenFile); o.listenFile != "" && err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("--listen-file: %w", err)
@@ -87,7 +90,7 @@ func assemble(o options, log *slog.Logger, listeners *listeners, counts *metrics
 		Hostname: hostname, Version: programVersion(),
 		Pod: getenv("PROBED_POD"), Namespace: getenv("PROBED_NAMESPACE"), Node: getenv("PROBED_NODE"),
 	}
-	rules := &policy.Policy{Loopback: listeners.reachable == 0, Listeners: listeners.own()}
+	rules := &policy.Policy{Loopback: listeners.reachable == 0, Listeners: listeners.own(), UnixPaths: o.unixPaths}
 	counts.Insecure(listeners.reachable)
 
 	s := &server{options: o, log: log, listeners: listeners, accepted: connections{Listener: listeners.grpc}, health: newHealthService()}
