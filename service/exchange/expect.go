@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 	"time"
@@ -18,9 +19,30 @@ const (
 	// expectSilence is how long the peer has to be silent before a line without an end is taken for all of it. Before,
 	// where a line ends would depend on how the packets are cut.
 	expectSilence = 100 * time.Millisecond
+	// manyGlances is how often all that came is searched anew without regard to how much that is.
+	manyGlances = 64
+	// mostInstructions bounds the program that an expression is compiled to, since the time to search grows with it.
+	mostInstructions = 2000
 	// mostExpanded is the most bytes of one send after its groups have been filled in.
 	mostExpanded = 1 << 20
 )
+
+// CompileExpect returns a regular expression as [Expect] wants it: ^ and $ are the borders of lines. It refuses one whose
+// search would take too long, as \w{1000} repeated would.
+func CompileExpect(expression string) (*regexp.Regexp, error) {
+	parsed, err := syntax.Parse(expression, syntax.Perl)
+	if err != nil {
+		return nil, err
+	}
+	program, err := syntax.Compile(parsed.Simplify())
+	if err != nil {
+		return nil, err
+	}
+	if n := len(program.Inst); n > mostInstructions {
+		return nil, fmt.Errorf("too large: it compiles to %d instructions, and %d are the most", n, mostInstructions)
+	}
+	return regexp.Compile("(?m:" + expression + ")")
+}
 
 // expect reads until what is expected has come.
 func (s *session) expect(e Expect) *failure {
@@ -38,7 +60,7 @@ func (s *session) expect(e Expect) *failure {
 				return s.cancelled(PhaseReceive)
 			}
 		case errors.Is(err, os.ErrDeadlineExceeded) && silence > 0 && s.ctx.Err() == nil:
-			if w.look(); w.end < 0 && s.tell(w, len(w.bytes)) != nil {
+			if w.glance(); w.end < 0 && s.tell(w, len(w.bytes)) != nil {
 				return s.cancelled(PhaseReceive)
 			}
 		default:
@@ -89,7 +111,7 @@ func (s *session) unexpected(w *window, err error) *failure {
 	case err != nil:
 		f = s.ioFailure(PhaseReceive, err)
 		if f.reason == ReceiveTimeout && len(w.bytes) > 0 {
-			f.reason, f.text = ExpectFailed, fmt.Sprintf("%s did not come within %v", w.expect, s.elapsed().Round(time.Millisecond))
+			f.reason, f.text = ExpectFailed, fmt.Sprintf("%s did not come within %v", w.expect, s.request.Timeout)
 		}
 	}
 	if f.reason == ExpectFailed {
@@ -125,6 +147,8 @@ type window struct {
 	told      int     // number of bytes that have
 	line      int     // where the first line begins that has not been tried
 	undecided bool    // there is something that look has not seen
+	glances   int     // so far
+	seen      int     // number of bytes at the latest one
 	end       int     // of what is consumed; -1: it has not come
 	matched   [][]byte
 }
@@ -156,9 +180,19 @@ func (w *window) add(p piece) {
 	}
 }
 
+// glance is look, spared when there have been many and little has come since: a peer that says a byte now and then shall
+// not make us search the same again and again.
+func (w *window) glance() {
+	if w.undecided = false; w.glances >= manyGlances && len(w.bytes)-w.seen < len(w.bytes)/8 {
+		return
+	}
+	w.glances++
+	w.seen = len(w.bytes)
+	w.look()
+}
+
 // look tries the line that has no end yet, and then everything at once.
 func (w *window) look() {
-	w.undecided = false
 	if w.expect.Regexp == nil || len(w.bytes) == 0 {
 		return
 	}

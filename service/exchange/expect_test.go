@@ -179,6 +179,24 @@ func TestExpectGroupsAreBounded(t *testing.T) {
 	r.wants(t, PhaseSend, LimitReached, EndedByNone)
 }
 
+func TestCompileExpect(t *testing.T) {
+	t.Parallel()
+	for expression, want := range map[string]string{
+		"^220 ":                       "",
+		`.{1000}`:                     "",
+		"(":                           "error parsing regexp: missing closing ): `(`",
+		strings.Repeat(`\w{1000}`, 3): "too large: it compiles to 3002 instructions, and 2000 are the most",
+	} {
+		got := ""
+		if _, err := CompileExpect(expression); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", expression, got, want)
+		}
+	}
+}
+
 // However the packets are cut, the window finds the same.
 func FuzzExpect(f *testing.F) {
 	f.Add("220 mail ESMTP x\r\n250 ok", "^220 ([^ ]+)", uint64(3), true)

@@ -54,14 +54,6 @@ type Expect struct {
 	Regexp *regexp.Regexp
 }
 
-// CompileExpect returns a regular expression as Expect wants it: ^ and $ are the borders of lines.
-func CompileExpect(expression string) (*regexp.Regexp, error) {
-	if _, err := regexp.Compile(expression); err != nil { // whose error does not show what is put around it below
-		return nil, err
-	}
-	return regexp.Compile("(?m:" + expression + ")")
-}
-
 // StartTLS begins TLS on a stream, as the request's TLS says.
 type StartTLS struct {
 	ServerName string // goes before that of the request
