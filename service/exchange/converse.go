@@ -46,7 +46,7 @@ func (x *Exchanger) Converse(ctx context.Context, c Conversation, emit func(Even
 			order: order{target: c.Target, options: c.TLS, secured: c.Target.Scheme == "tls"},
 		}
 		fault := talk.run()
-		broken = talk.broken
+		broken, s.wronged = talk.broken, talk.broken != nil
 		return fault
 	})
 	return outcome, broken

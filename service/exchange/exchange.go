@@ -144,7 +144,7 @@ func (x *Exchanger) session(ctx context.Context, request Request, emit func(Even
 	crashed = false
 	s.outcome.Timings.Total = time.Since(s.start)
 	// What is held by now stays so: the policy has admitted nothing.
-	if s.outcome.Reason != PolicyDenied && emit != nil {
+	if s.outcome.Reason != PolicyDenied && emit != nil && !s.wronged {
 		// Whether anybody still listens makes no difference to what happened.
 		_ = emit(&s.outcome)
 	}
@@ -165,6 +165,7 @@ type session struct {
 	released bool    // the policy has admitted an address
 	held     []Event // what happened before that
 	gone     bool    // the sink has failed
+	wronged  bool    // the caller broke the rules, and gets an error in place of an outcome
 
 	conn    *conn
 	groups  groups        // for the sends that follow

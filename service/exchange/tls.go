@@ -136,7 +136,7 @@ func (h *handshake) interruptedBy(ctx context.Context) (stop func()) {
 	woken := make(chan struct{})
 	stopped := context.AfterFunc(ctx, func() {
 		defer close(woken)
-		_ = h.wire.Conn.SetDeadline(time.Unix(1, 0))
+		_ = h.wire.SetDeadline(time.Unix(1, 0))
 	})
 	return func() {
 		if !stopped() {
@@ -152,7 +152,7 @@ func (h *handshake) awaitVerdict(took time.Duration) error {
 	if !h.info.ClientCertificateRequested || h.conn.ConnectionState().Version < tls.VersionTLS13 {
 		return nil
 	}
-	_ = h.wire.Conn.SetReadDeadline(time.Now().Add(min(verdictPatience, 100*time.Millisecond+2*took)))
+	_ = h.wire.SetReadDeadline(time.Now().Add(min(verdictPatience, 100*time.Millisecond+2*took)))
 	buffer := make([]byte, minChunk)
 	h.waiting = true
 	n, err := h.conn.Read(buffer)
@@ -176,7 +176,7 @@ func (ticketWatch) Get(string) (*tls.ClientSessionState, bool) { return nil, fal
 func (w ticketWatch) Put(string, *tls.ClientSessionState) {
 	if w.waiting { // in a read, on this very goroutine
 		w.ticket = true
-		_ = w.wire.Conn.SetReadDeadline(time.Unix(1, 0))
+		_ = w.wire.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
