@@ -216,7 +216,8 @@ func (r *record) checkOutcome(check func(bool, string, ...any)) {
 	check(o.Reason >= None && int(o.Reason) < len(reasons), "reason %d is not of the list", int(o.Reason))
 	check(o.OK != failed, "ok %v with reason %v", o.OK, o.Reason)
 	check((o.Error != "") == failed && (o.Hint != "") == failed, "reason %v with error %q and hint %q", o.Reason, o.Error, o.Hint)
-	check(o.Layer == o.Reason.layer() || r.request.Target.IsUnix() && o.Layer == LayerTransport, "reason %v in layer %v", o.Reason, o.Layer)
+	check(o.Layer == o.Reason.layer() || r.request.Target.IsUnix() && o.Layer == LayerTransport || o.ICMP != nil && o.Layer == LayerLink,
+		"reason %v in layer %v", o.Reason, o.Layer)
 	check(o.Phase > PhaseNone && o.Phase <= PhaseClose, "phase %d is not of the list", o.Phase)
 	check((o.Phase == PhaseClose) == o.OK, "ok %v in phase %d", o.OK, o.Phase)
 	check(o.EndedBy >= EndedByNone && o.EndedBy <= EndedByLastStep, "ended by %d, which is not of the list", o.EndedBy)
@@ -225,6 +226,9 @@ func (r *record) checkOutcome(check func(bool, string, ...any)) {
 	check(o.FailedStep == NoStep || failed && o.FailedStep < len(r.request.Steps), "failed step %d, ok %v", o.FailedStep, o.OK)
 	check(o.Errno == 0 || failed && ErrnoName(o.Errno) != "", "errno %d with reason %v", o.Errno, o.Reason)
 	check((o.Remote != "") == (o.Socket != Socket{}), "remote %q of socket %v", o.Remote, o.Socket)
+	check((o.Remote != "") == (o.SocketOptions != nil), "remote %q with options %+v", o.Remote, o.SocketOptions)
+	check(o.ICMP == nil || failed && o.Errno != 0, "reason %v, errno %d, by %+v", o.Reason, o.Errno, o.ICMP)
+	check(o.Route == nil || !r.request.Target.IsUnix() && o.Route.Source.IsValid() && o.Route.Interface != "" && o.Route.MTU > 0, "route %+v", o.Route)
 	tcp := strings.HasPrefix(r.request.Target.network(), "tcp") && o.Remote != ""
 	check((o.BytesAcknowledged != nil) == tcp && (o.TCPInfo != nil) == tcp, "TCP facts of %s: acknowledged %v, info %v",
 		r.request.Target, o.BytesAcknowledged, o.TCPInfo)

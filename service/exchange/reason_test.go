@@ -121,7 +121,8 @@ func TestReasonsOfErrnos(t *testing.T) {
 	// On an open connection ETIMEDOUT is that segments went unacknowledged.
 	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
-	s := &session{request: &Request{}, ctx: ctx, callerCtx: ctx}
+	near, _ := socketPair(t, unix.SOCK_STREAM)
+	s := &session{request: &Request{}, ctx: ctx, callerCtx: ctx, conn: newConn(near, Target{Scheme: "unix"}, &buffers{})}
 	for phase, want := range map[Phase]Reason{PhaseSend: SendTimeout, PhaseReceive: ReceiveTimeout} {
 		if f := s.ioFailure(phase, unix.ETIMEDOUT); f.reason != want || f.errno != int(unix.ETIMEDOUT) || f.deadline {
 			t.Errorf("phase %d: %+v, want %v", phase, f, want)
