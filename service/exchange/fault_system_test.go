@@ -21,6 +21,14 @@ import (
 	"probed/service/resolve"
 )
 
+// inWords is who sent which message.
+func inWords(i *ICMPError) string {
+	if i == nil {
+		return ""
+	}
+	return fmt.Sprintf("%v %d/%d %s", i.From, i.Type, i.Code, i.Meaning)
+}
+
 // pair is two hosts on one wire: near, from where exchanges run, and far, which echoes on port 80, TCP and UDP, and has
 // nobody on port 81. dial opens sockets in near.
 type pair struct {
@@ -84,39 +92,52 @@ func TestNetworkFaults(t *testing.T) {
 		reason    Reason
 		errno     syscall.Errno
 		layer     Layer
+		icmp      string // the message, and who sent it
 	}{
-		{"nothing wrong", nil, nil, v4, None, 0, LayerNone},
-		{"nothing wrong, v6", nil, nil, v6, None, 0, LayerNone},
-		{"nobody listens", nil, nil, "tcp://10.9.0.2:81", ConnectionRefused, unix.ECONNREFUSED, LayerTransport},
-		{"nobody listens, v6", nil, nil, "tcp://[fd09::2]:81", ConnectionRefused, unix.ECONNREFUSED, LayerTransport},
-		{"drop", nil, nft("input", "drop"), v4, ConnectTimeout, 0, LayerTransport},
-		{"drop, v6", nil, nft("input", "drop"), v6, ConnectTimeout, 0, LayerTransport},
+		{"nothing wrong", nil, nil, v4, None, 0, LayerNone, ""},
+		{"nothing wrong, v6", nil, nil, v6, None, 0, LayerNone, ""},
+		{"nobody listens", nil, nil, "tcp://10.9.0.2:81", ConnectionRefused, unix.ECONNREFUSED, LayerTransport, ""},
+		{"nobody listens, v6", nil, nil, "tcp://[fd09::2]:81", ConnectionRefused, unix.ECONNREFUSED, LayerTransport, ""},
+		{"drop", nil, nft("input", "drop"), v4, ConnectTimeout, 0, LayerTransport, ""},
+		{"drop, v6", nil, nft("input", "drop"), v6, ConnectTimeout, 0, LayerTransport, ""},
 		{"drop the answers", nil, []string{"nft add table inet t", "nft add chain inet t c { type filter hook output priority 0; }",
-			"nft add rule inet t c tcp sport 80 drop"}, v4, ConnectTimeout, 0, LayerTransport},
-		{"drop here", nft("output", "drop"), nil, v4, ConnectTimeout, 0, LayerTransport},
-		{"reject with reset", nil, nft("input", "meta l4proto tcp reject with tcp reset"), v4, ConnectionRefused, unix.ECONNREFUSED, LayerTransport},
-		{"reject with reset, v6", nil, nft("input", "meta l4proto tcp reject with tcp reset"), v6, ConnectionRefused, unix.ECONNREFUSED, LayerTransport},
-		{"reject: port", nil, nft("input", "reject with icmpx port-unreachable"), v4, ConnectionRefused, unix.ECONNREFUSED, LayerTransport},
-		{"reject: admin", nil, nft("input", "reject with icmpx admin-prohibited"), v4, HostUnreachable, unix.EHOSTUNREACH, LayerInternet},
-		// For IPv6 the kernel tells this from a prohibit route of its own no more.
-		{"reject: admin, v6", nil, nft("input", "reject with icmpx admin-prohibited"), v6, DeniedLocally, unix.EACCES, LayerInternet},
-		{"reject: host", nil, nft("input", "reject with icmpx host-unreachable"), v4, HostUnreachable, unix.EHOSTUNREACH, LayerInternet},
-		{"reject: host, v6", nil, nft("input", "reject with icmpx host-unreachable"), v6, HostUnreachable, unix.EHOSTUNREACH, LayerInternet},
-		{"reject: net", nil, nft("input", "reject with icmp net-unreachable"), v4, NetworkUnreachable, unix.ENETUNREACH, LayerInternet},
-		{"reject: no route, v6", nil, nft("input", "reject with icmpx no-route"), v6, NetworkUnreachable, unix.ENETUNREACH, LayerInternet},
-		{"reject: protocol", nil, nft("input", "reject with icmp prot-unreachable"), v4, HostUnreachable, unix.ENOPROTOOPT, LayerInternet},
-		{"blackhole", route("blackhole"), nil, routed4, NetworkUnreachable, unix.EINVAL, LayerInternet},
-		{"blackhole, v6", route("blackhole"), nil, routed6, NetworkUnreachable, unix.EINVAL, LayerInternet},
-		{"prohibit", route("prohibit"), nil, routed4, DeniedLocally, unix.EACCES, LayerInternet},
-		{"prohibit, v6", route("prohibit"), nil, routed6, DeniedLocally, unix.EACCES, LayerInternet},
-		{"unreachable", route("unreachable"), nil, routed4, HostUnreachable, unix.EHOSTUNREACH, LayerInternet},
-		{"unreachable, v6", route("unreachable"), nil, routed6, HostUnreachable, unix.EHOSTUNREACH, LayerInternet},
-		{"no route", nil, nil, routed4, NetworkUnreachable, unix.ENETUNREACH, LayerInternet},
-		{"no route, v6", nil, nil, routed6, NetworkUnreachable, unix.ENETUNREACH, LayerInternet},
-		{"nobody has the address", nil, nil, "tcp://10.9.0.99:80", HostUnreachable, unix.EHOSTUNREACH, LayerInternet},
-		{"udp, blackhole", route("blackhole"), nil, "udp://10.9.1.1:80", NetworkUnreachable, unix.EINVAL, LayerInternet},
-		{"udp, prohibit", route("prohibit"), nil, "udp://10.9.1.1:80", DeniedLocally, unix.EACCES, LayerInternet},
-		{"udp, no route", nil, nil, "udp://10.9.1.1:80", NetworkUnreachable, unix.ENETUNREACH, LayerInternet},
+			"nft add rule inet t c tcp sport 80 drop"}, v4, ConnectTimeout, 0, LayerTransport, ""},
+		{"drop here", nft("output", "drop"), nil, v4, ConnectTimeout, 0, LayerTransport, ""},
+		{"reject with reset", nil, nft("input", "meta l4proto tcp reject with tcp reset"), v4, ConnectionRefused, unix.ECONNREFUSED, LayerTransport, ""},
+		{"reject with reset, v6", nil, nft("input", "meta l4proto tcp reject with tcp reset"), v6, ConnectionRefused, unix.ECONNREFUSED, LayerTransport, ""},
+		{"reject: port", nil, nft("input", "reject with icmpx port-unreachable"), v4, ConnectionRefused, unix.ECONNREFUSED, LayerTransport, "10.9.0.2 3/3 port unreachable"},
+		{"reject: admin", nil, nft("input", "reject with icmpx admin-prohibited"), v4, HostUnreachable, unix.EHOSTUNREACH, LayerInternet, "10.9.0.2 3/13 administratively prohibited"},
+		{"reject: admin, v6", nil, nft("input", "reject with icmpx admin-prohibited"), v6, HostUnreachable, unix.EACCES, LayerInternet, "fd09::2 1/1 administratively prohibited"},
+		{"reject: host", nil, nft("input", "reject with icmpx host-unreachable"), v4, HostUnreachable, unix.EHOSTUNREACH, LayerInternet, "10.9.0.2 3/1 host unreachable"},
+		{"reject: host, v6", nil, nft("input", "reject with icmpx host-unreachable"), v6, HostUnreachable, unix.EHOSTUNREACH, LayerInternet, "fd09::2 1/3 address unreachable"},
+		{"reject: net", nil, nft("input", "reject with icmp net-unreachable"), v4, NetworkUnreachable, unix.ENETUNREACH, LayerInternet, "10.9.0.2 3/0 network unreachable"},
+		{"reject: no route, v6", nil, nft("input", "reject with icmpx no-route"), v6, NetworkUnreachable, unix.ENETUNREACH, LayerInternet, "fd09::2 1/0 no route to destination"},
+		{"reject: protocol", nil, nft("input", "reject with icmp prot-unreachable"), v4, HostUnreachable, unix.ENOPROTOOPT, LayerInternet, "10.9.0.2 3/2 protocol unreachable"},
+		{"reject: port, v6", nil, nft("input", "reject with icmpx port-unreachable"), v6, ConnectionRefused, unix.ECONNREFUSED, LayerTransport, "fd09::2 1/4 port unreachable"},
+		{"reject: net prohibited", nil, nft("input", "reject with icmp net-prohibited"), v4, HostUnreachable, unix.ENETUNREACH, LayerInternet, "10.9.0.2 3/9 network administratively prohibited"},
+		{"reject: host prohibited", nil, nft("input", "reject with icmp host-prohibited"), v4, HostUnreachable, unix.EHOSTUNREACH, LayerInternet, "10.9.0.2 3/10 host administratively prohibited"},
+		{"reject: reject route, v6", nil, nft("input", "reject with icmpv6 reject-route"), v6, HostUnreachable, unix.EACCES, LayerInternet, "fd09::2 1/6 reject route to destination"},
+		{"reject here: port", nft("output", "reject with icmpx port-unreachable"), nil, v4, ConnectionRefused, unix.ECONNREFUSED, LayerTransport, "10.9.0.1 3/3 port unreachable"},
+		{"reject here: port, v6", nft("output", "reject with icmpx port-unreachable"), nil, v6, ConnectionRefused, unix.ECONNREFUSED, LayerTransport, "fd09::1 1/4 port unreachable"},
+		{"reject here: admin", nft("output", "reject with icmpx admin-prohibited"), nil, v4, DeniedLocally, unix.EHOSTUNREACH, LayerInternet, "10.9.0.1 3/13 administratively prohibited"},
+		{"reject here: admin, v6", nft("output", "reject with icmpx admin-prohibited"), nil, v6, DeniedLocally, unix.EACCES, LayerInternet, "fd09::1 1/1 administratively prohibited"},
+		{"blackhole", route("blackhole"), nil, routed4, NetworkUnreachable, unix.EINVAL, LayerInternet, ""},
+		{"blackhole, v6", route("blackhole"), nil, routed6, NetworkUnreachable, unix.EINVAL, LayerInternet, ""},
+		{"prohibit", route("prohibit"), nil, routed4, DeniedLocally, unix.EACCES, LayerInternet, ""},
+		{"prohibit, v6", route("prohibit"), nil, routed6, DeniedLocally, unix.EACCES, LayerInternet, ""},
+		{"unreachable", route("unreachable"), nil, routed4, HostUnreachable, unix.EHOSTUNREACH, LayerInternet, ""},
+		{"unreachable, v6", route("unreachable"), nil, routed6, HostUnreachable, unix.EHOSTUNREACH, LayerInternet, ""},
+		{"no route", nil, nil, routed4, NetworkUnreachable, unix.ENETUNREACH, LayerInternet, ""},
+		{"no route, v6", nil, nil, routed6, NetworkUnreachable, unix.ENETUNREACH, LayerInternet, ""},
+		{"nobody has the address", nil, nil, "tcp://10.9.0.99:80", HostUnreachable, unix.EHOSTUNREACH, LayerLink, "10.9.0.1 3/1 host unreachable"},
+		{"nobody has the address, v6", nil, nil, "tcp://[fd09::99]:80", HostUnreachable, unix.EHOSTUNREACH, LayerLink, "fd09::1 1/3 address unreachable"},
+		{"the other end is down", nil, []string{"ip link set veth0 down"}, v4, HostUnreachable, unix.EHOSTUNREACH, LayerLink, "10.9.0.1 3/1 host unreachable"},
+		{"the other end is down, v6", nil, []string{"ip link set veth0 down"}, v6, HostUnreachable, unix.EHOSTUNREACH, LayerLink, "fd09::1 1/3 address unreachable"},
+		{"the interface is down", []string{"ip link set veth0 down"}, nil, v4, NetworkUnreachable, unix.ENETUNREACH, LayerInternet, ""},
+		{"the interface is down, v6", []string{"ip link set veth0 down"}, nil, v6, NetworkUnreachable, unix.ENETUNREACH, LayerInternet, ""},
+		{"udp, blackhole", route("blackhole"), nil, "udp://10.9.1.1:80", NetworkUnreachable, unix.EINVAL, LayerInternet, ""},
+		{"udp, prohibit", route("prohibit"), nil, "udp://10.9.1.1:80", DeniedLocally, unix.EACCES, LayerInternet, ""},
+		{"udp, no route", nil, nil, "udp://10.9.1.1:80", NetworkUnreachable, unix.ENETUNREACH, LayerInternet, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -136,19 +157,35 @@ func TestNetworkFaults(t *testing.T) {
 			if tt.reason == None {
 				phase, by = PhaseClose, EndedByLastStep
 			}
+			// To the neighbour; to the other nets there is none.
+			var route *Route
+			for neighbours, source := range map[string]string{"10.9.0.": "10.9.0.1", "fd09:": "fd09::1"} {
+				if strings.HasPrefix(target.Host, neighbours) && !strings.HasPrefix(tt.name, "the interface is down") {
+					route = &Route{Source: netip.MustParseAddr(source), Interface: "veth0", MTU: 1500}
+				}
+			}
 			once := func() {
-				r := trial{config: config, request: Request{Target: target}}.run(t)
+				var r *record
+				p.near.Do(func() { // where the route is asked for
+					r = trial{config: config, request: Request{Target: target}}.run(t)
+				})
 				r.wants(t, phase, tt.reason, by)
-				if r.Errno != int(tt.errno) || r.Layer != tt.layer || len(r.Attempts) != 1 || r.Attempts[0].Errno != r.Errno {
+				if r.Errno != int(tt.errno) || r.Layer != tt.layer || len(r.Attempts) != 1 || r.Attempts[0].Errno != r.Errno || r.Attempts[0].Phase != PhaseConnect {
 					t.Errorf("%s, layer %d, attempts %+v; want %v, layer %d", ErrnoName(r.Errno), r.Layer, r.Attempts, ErrnoName(int(tt.errno)), tt.layer)
+				}
+				if inWords(r.ICMP) != tt.icmp || inWords(r.Attempts[0].ICMP) != tt.icmp {
+					t.Errorf("by %q, attempt by %q, want %q", inWords(r.ICMP), inWords(r.Attempts[0].ICMP), tt.icmp)
+				}
+				if route == nil && r.Route != nil || route != nil && (r.Route == nil || *r.Route != *route) {
+					t.Errorf("route %+v, want %+v", r.Route, route)
 				}
 				if tt.reason == ConnectTimeout && (r.took < limit || r.took > limit+500*time.Millisecond) {
 					t.Errorf("took %v of %v", r.took, limit)
 				}
 			}
 			once()
-			if tt.name == "nobody has the address" {
-				return // ARP gives up after three seconds, each time
+			if tt.layer == LayerLink {
+				return // ARP and neighbour discovery give up after three seconds, each time
 			}
 			// And so it is every time.
 			var running sync.WaitGroup
