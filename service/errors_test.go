@@ -37,7 +37,7 @@ func call(t *testing.T, w *world, request proto.Message) error {
 	if !method.IsStreamingServer() {
 		return w.conn.Invoke(ctx, path, request, response)
 	}
-	stream, err := w.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, path)
+	stream, err := w.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: method.IsStreamingClient()}, path)
 	if err != nil {
 		return err
 	}
@@ -88,6 +88,14 @@ func steps(all ...*probev1.Step) *probev1.ExchangeRequest {
 
 func receive(r *probev1.Receive) *probev1.ExchangeRequest {
 	return steps(&probev1.Step{Step: &probev1.Step_Receive{Receive: r}})
+}
+
+func secured(options *probev1.TlsOptions) *probev1.ConnectRequest {
+	return &probev1.ConnectRequest{Target: "tls://127.0.0.1:9", Tls: options}
+}
+
+func open(o *probev1.Open) *probev1.ConverseRequest {
+	return &probev1.ConverseRequest{Frame: &probev1.ConverseRequest_Open{Open: o}}
 }
 
 // Each rule that stands in the contract, broken: INVALID_ARGUMENT, with the field.
@@ -160,6 +168,32 @@ func TestContractRules(t *testing.T) {
 		{expect(&probev1.Expect{Pattern: &probev1.Expect_Regex{}}), "Expect.regex", "steps[0].expect.regex"},
 		{expect(&probev1.Expect{Pattern: &probev1.Expect_Regex{Regex: long(4097)}}), "Expect.regex", "steps[0].expect.regex"},
 		{steps(&probev1.Step{Step: &probev1.Step_StartTls{StartTls: &probev1.StartTls{ServerName: long(256)}}}), "StartTls.server_name", "steps[0].start_tls.server_name"},
+		{secured(&probev1.TlsOptions{ServerName: long(256)}), "TlsOptions.server_name", "tls.server_name"},
+		{secured(&probev1.TlsOptions{Alpn: slices.Repeat([]string{"h2"}, 33)}), "TlsOptions.alpn", "tls.alpn"},
+		{secured(&probev1.TlsOptions{Alpn: []string{"h2", ""}}), "TlsOptions.alpn", "tls.alpn[1]"},
+		{secured(&probev1.TlsOptions{Alpn: []string{long(256)}}), "TlsOptions.alpn", "tls.alpn[0]"},
+		{secured(&probev1.TlsOptions{MinVersion: 768}), "TlsOptions.min_version", "tls.min_version"},
+		{secured(&probev1.TlsOptions{CaBundle: long(1<<20 + 1)}), "TlsOptions.ca_bundle", "tls.ca_bundle"},
+		{secured(&probev1.TlsOptions{Certificate: long(1<<16 + 1)}), "TlsOptions.certificate", "tls.certificate"},
+		{secured(&probev1.TlsOptions{PrivateKey: long(1<<16 + 1)}), "TlsOptions.private_key", "tls.private_key"},
+		{&probev1.ConnectRequest{Target: "a:1", Family: 1}, "ConnectRequest.family", "family"},
+		{&probev1.ConnectRequest{Target: "a:1", Source: "a"}, "ConnectRequest.source", "source"},
+		{&probev1.ConnectRequest{Target: "a:1", Interface: long(16)}, "ConnectRequest.interface", "interface"},
+		{&probev1.ExchangeRequest{Target: "a:1", Family: 1}, "ExchangeRequest.family", "family"},
+		{&probev1.ExchangeRequest{Target: "a:1", Source: "a"}, "ExchangeRequest.source", "source"},
+		{&probev1.ExchangeRequest{Target: "a:1", Interface: long(16)}, "ExchangeRequest.interface", "interface"},
+		{&probev1.ConverseRequest{}, "ConverseRequest.frame", "frame"},
+		{&probev1.ConverseRequest{Frame: &probev1.ConverseRequest_Data{Data: make([]byte, 1<<20+1)}}, "ConverseRequest.data", "data"},
+		{open(&probev1.Open{Target: long(4097)}), "Open.target", "open.target"},
+		{open(&probev1.Open{Timeout: &durationpb.Duration{}}), "Open.timeout", "open.timeout"},
+		{open(&probev1.Open{Timeout: durationpb.New(11 * time.Minute)}), "Open.timeout", "open.timeout"},
+		{open(&probev1.Open{Idle: &durationpb.Duration{}}), "Open.idle", "open.idle"},
+		{open(&probev1.Open{Idle: durationpb.New(11 * time.Minute)}), "Open.idle", "open.idle"},
+		{open(&probev1.Open{BufferSize: -1}), "Open.buffer_size", "open.buffer_size"},
+		{open(&probev1.Open{BufferSize: 1<<20 + 1}), "Open.buffer_size", "open.buffer_size"},
+		{open(&probev1.Open{Family: 1}), "Open.family", "open.family"},
+		{open(&probev1.Open{Source: "a"}), "Open.source", "open.source"},
+		{open(&probev1.Open{Interface: long(16)}), "Open.interface", "open.interface"},
 		{receive(&probev1.Receive{Length: -1}), "Receive.length", "steps[0].receive.length"},
 		{receive(&probev1.Receive{Length: 1<<40 + 1}), "Receive.length", "steps[0].receive.length"},
 		{receive(&probev1.Receive{Delimiter: long(1025)}), "Receive.delimiter", "steps[0].receive.delimiter"},

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	probev1 "probed/gen/probe/v1"
@@ -80,6 +81,9 @@ func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.Conver
 	if err != nil {
 		if stream.Context().Err() != nil { // which is why the next frame did not come
 			err = context.Canceled
+		}
+		if _, ok := status.FromError(err); ok { // of a frame that the rules of the contract did not let through
+			return err
 		}
 		return statusOf(err)
 	}
@@ -169,7 +173,8 @@ func (s *exchangeServer) exchangeRequest(message *probev1.ExchangeRequest) (exch
 			data = []byte(text.Text)
 		}
 		request.Steps = exchange.DefaultSteps(request.Target, data, message.GetHoldOpen())
-		return request, request.Validate()
+		err = request.Validate()
+		return request, err
 	}
 	switch {
 	case message.GetPayload() != nil:
