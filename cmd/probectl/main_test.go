@@ -1,9 +1,15 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -45,10 +51,21 @@ func (m leakChecked) Run() int {
 	return code
 }
 
-// probectl is main, and fails if run leaves a goroutine behind.
+// probectl is main, and fails if run leaves a goroutine behind. If a variable names a file, what the kernel knows of the
+// process goes there at its end.
 func probectl() {
 	code := run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
-	if err := goleak.Find(); err != nil {
+	if file := os.Getenv("STATUS_FILE"); file != "" {
+		status, err := os.ReadFile("/proc/self/status")
+		if err == nil {
+			err = os.WriteFile(file, status, 0o600)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	// One read of what is typed is the exception.
+	if err := goleak.Find(goleak.IgnoreAnyFunction("probed/cmd/probectl.(*sender).read")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 99
 	}
@@ -59,7 +76,11 @@ func probectl() {
 // variables of world lead to.
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	secure := secureServer(t)
 	variables := world(t)
+	variables["TLS"] = secure.Listener.Addr().String()
+	variables["STARTTLS"] = nettest.TCP(t, startTLS(secure.TLS)).String()
+	certificate, key := pemFiles(t, secure.TLS.Certificates[0])
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
@@ -68,7 +89,12 @@ func TestScripts(t *testing.T) {
 			}
 			// A program under the race detector waits a second before it exits, and here are many.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
-			return os.WriteFile(filepath.Join(env.WorkDir, "hostile"), []byte(hostile), 0o600)
+			for name, content := range map[string][]byte{"hostile": []byte(hostile), "ca.pem": certificate, "key.pem": key} {
+				if err := os.WriteFile(filepath.Join(env.WorkDir, name), content, 0o600); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits,
@@ -136,9 +162,60 @@ func world(t *testing.T) map[string]string {
 		"RESET":      nettest.TCP(t, nettest.Reset(1)).String(),
 		"SILENT":     nettest.TCP(t, nettest.Silent).String(),
 		"REFUSED":    nettest.Refused(t).String(),
+		"PINGING":    nettest.TCP(t, pinging).String(),
 		"DNS":        nameServer.String(),
 		"OTHER_GRPC": serveOn(t, grpc.NewServer()),
 		"LONG_REPLY": strconv.Itoa(longReply),
+	}
+}
+
+// secureServer is a web server with TLS, whose certificate is its own authority.
+func secureServer(t *testing.T) *httptest.Server {
+	t.Helper()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "hello\n")
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that are meant to fail
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
+}
+
+// pemFiles is a certificate and its key.
+func pemFiles(t *testing.T, c tls.Certificate) (certificate, key []byte) {
+	t.Helper()
+	private, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+}
+
+// startTLS is a mail server that knows two commands.
+func startTLS(config *tls.Config) func(net.Conn) {
+	return func(c net.Conn) {
+		lines := bufio.NewReader(c)
+		fmt.Fprint(c, "220 ready\r\n")
+		if line, _ := lines.ReadString('\n'); line != "STARTTLS\r\n" {
+			return
+		}
+		fmt.Fprint(c, "220 go\r\n")
+		secure := tls.Server(c, config)
+		defer secure.Close()
+		if line, _ := bufio.NewReader(secure).ReadString('\n'); line == "QUIT\r\n" {
+			fmt.Fprint(secure, "221 bye\r\n")
+		}
+	}
+}
+
+// pinging is a chat server that lets in who answers its question.
+func pinging(c net.Conn) {
+	fmt.Fprint(c, "NOTICE wait\r\nPING :42\r\n")
+	if line, _ := bufio.NewReader(c).ReadString('\n'); line == "PONG :42\r\n" {
+		fmt.Fprint(c, ":irc 001 welcome\r\n")
+	} else {
+		fmt.Fprint(c, "465 no \\\n\r\n")
 	}
 }
 

@@ -122,7 +122,7 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 			newNameinfoCommand, newDNSCommand,
 		}},
 		{"connections", "Connections:", []func(*tool) *cobra.Command{
-			newConnectCommand, newExchangeCommand,
+			newConnectCommand, newExchangeCommand, newConverseCommand,
 		}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.id, Title: group.title})

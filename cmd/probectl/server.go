@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -139,6 +140,9 @@ func (t *tool) openRemote(ctx context.Context) (*server, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDisableRetry(), // a retry would hide that something is wrong
 		grpc.WithDisableServiceConfig(),
+		// A server that has vanished, cable and all, says nothing; so who waits for it asks whether it is there. (A probed
+		// takes pings every 10 s or less often.)
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: t.connectTimeout}),
 	)
 	if err != nil {

@@ -103,15 +103,15 @@ func (p *terminal) closed(t *testing.T) string {
 	return p.seen.String()
 }
 
-// await waits until what came matches, and returns all of it.
-func (p *terminal) await(t *testing.T, pattern string) string {
+// await waits until what came matches.
+func (p *terminal) await(t *testing.T, pattern string) {
 	t.Helper()
 	matches := regexp.MustCompile(pattern)
 	deadline := time.After(20 * time.Second)
 	for {
 		text := p.seen.String()
 		if matches.MatchString(text) {
-			return text
+			return
 		}
 		select {
 		case <-p.changed:
@@ -119,6 +119,36 @@ func (p *terminal) await(t *testing.T, pattern string) string {
 			t.Fatalf("waited for %s and got\n%s", pattern, text)
 		}
 	}
+}
+
+// start starts probectl with a terminal of its own.
+func (p *terminal) start(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "probectl", args...)
+	command.Stdin, command.Stdout, command.Stderr = p.end, p.end, p.end
+	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return command
+}
+
+func (p *terminal) typeText(t *testing.T, text string) {
+	t.Helper()
+	if _, err := p.master.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exitCode(t *testing.T, err error) int {
+	t.Helper()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return 0
 }
 
 func (b *lockedBuffer) String() string {
@@ -135,6 +165,7 @@ func TestTerminalIsSafe(t *testing.T) {
 		{"service", "x"}, {"port", "1"}, {"services"}, {"protocol", "x"}, {"constants"},
 		{"hostname"}, {"vantage"}, {"host", "x", "--trace"}, {"address", "x", "--trace"}, {"addrinfo", "x"}, {"nameinfo", "x", "1"}, {"dns", "x"},
 		{"connect", "x", hostile[:4]}, {"exchange", "x"}, {"exchange", "x", "--raw"},
+		{"converse", "x"},
 	}
 	for _, fail := range []codes.Code{codes.OK, codes.NotFound, codes.InvalidArgument, codes.Unavailable, codes.Unimplemented, codes.Unknown} {
 		server := hostileServer(t, fail)
@@ -318,24 +349,20 @@ func TestCtrlC(t *testing.T) {
 		expect string
 	}{
 		{"exchange", []string{"exchange", peer}, `\| hello\\n\n`, `(?s)\| hello\\n\n.*probectl: interrupted: 6 bytes in 1 chunk received by then\n$`},
+		{
+			"connect", []string{"connect", peer, nettest.Backlog(t).String(), peer}, `\r2 of 3 targets`,
+			`(?s)TLS\n\S+ +\S+ +ok .*\n\S+ +- +not answered +- +- +-\n\S+ +\S+ +ok .*probectl: interrupted: 2 of 3 targets answered by then\n$`,
+		},
 		{"raw", []string{"exchange", peer, "--raw"}, `hello\n`, `^hello\n.*probectl: interrupted: 6 bytes in 1 chunk received by then\n$`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			p := openTerminal(t)
-			command := exec.CommandContext(t.Context(), "probectl", test.args...)
-			command.Stdin, command.Stdout, command.Stderr = p.end, p.end, p.end
-			command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-			if err := command.Start(); err != nil {
-				t.Fatal(err)
-			}
+			command := p.start(t, test.args...)
 			p.await(t, test.await)
-			if _, err := p.master.WriteString("\x03"); err != nil {
-				t.Fatal(err)
-			}
-			var exit *exec.ExitError
-			if err := command.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitInterrupted {
-				t.Errorf("ended by %v, want exit code %d", err, exitInterrupted)
+			p.typeText(t, "\x03")
+			if code := exitCode(t, command.Wait()); code != exitInterrupted {
+				t.Errorf("exit code %d, want %d", code, exitInterrupted)
 			}
 			if text := p.closed(t); !regexp.MustCompile(test.expect).MatchString(text) {
 				t.Errorf("got\n%s\nwant %s", text, test.expect)
@@ -348,6 +375,17 @@ func TestCtrlC(t *testing.T) {
 // output, the second one ends the program.
 func TestSecondCtrlC(t *testing.T) {
 	t.Parallel()
+	for _, args := range [][]string{{"exchange", "--raw"}, {"converse", "--hold-open"}} {
+		t.Run(args[0], func(t *testing.T) {
+			t.Parallel()
+			pressUntilTheEnd(t, args...)
+		})
+	}
+}
+
+// pressUntilTheEnd runs a command whose output nobody takes, and interrupts it until it has ended.
+func pressUntilTheEnd(t *testing.T, args ...string) {
+	t.Helper()
 	peer := nettest.TCP(t, nettest.Flood(1<<40)).String()
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
@@ -358,7 +396,7 @@ func TestSecondCtrlC(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stdout.Close()
-	command := exec.CommandContext(t.Context(), "probectl", "exchange", peer, "--raw")
+	command := exec.CommandContext(t.Context(), "probectl", append(args, peer)...)
 	command.Stdout = stdout
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
