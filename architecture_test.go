@@ -98,7 +98,8 @@ var (
 		"service/metrics", "service/names", "service/policy", "service/resolve",
 	}
 	program = []string{
-		"github.com/prometheus/client_golang", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sync",
+		"github.com/prometheus/client_golang", "github.com/spf13/cobra", "github.com/spf13/pflag",
+		"golang.org/x/crypto/x509roots/fallback", "golang.org/x/sync",
 		"golang.org/x/sys", "golang.org/x/term", "google.golang.org/genproto", "google.golang.org/grpc", "google.golang.org/protobuf",
 		"sigs.k8s.io/yaml",
 	}
