@@ -163,6 +163,8 @@ func attemptMessage(a exchange.Attempt) *probev1.Attempt {
 		Phase:     probev1.Phase(a.Phase),
 		Tls:       tlsMessage(a.TLS),
 		Local:     a.Local,
+
+		TlsDuration: duration(a.TLSDuration),
 	}
 }
 

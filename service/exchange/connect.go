@@ -235,7 +235,7 @@ func (r *race) check(ctx context.Context, conn net.Conn, attempt *Attempt) {
 	attempt.Phase = PhaseTLS
 	h := newHandshake(conn, r.request.TLS, "", r.request.Target)
 	err := h.run(ctx, r.config.HandshakeTimeout)
-	attempt.TLS = &h.info
+	attempt.TLS, attempt.TLSDuration = &h.info, h.took
 	switch {
 	case err != nil && ctx.Err() != nil:
 		attempt.fail(r.interrupted(PhaseTLS))

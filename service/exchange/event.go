@@ -32,7 +32,9 @@ type Attempt struct {
 	TLS      *TLSInfo // when every address is checked, and by TLS; else nil
 	Local    string   // empty when it was not connected
 	Start    time.Duration
-	Duration time.Duration
+	Duration time.Duration // to connect, or to fail to
+
+	TLSDuration time.Duration // of the handshake, if there was one
 
 	// What an outcome that speaks of this attempt needs.
 	address netip.AddrPort // invalid for a unix socket

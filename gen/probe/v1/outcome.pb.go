@@ -404,7 +404,7 @@ type Attempt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The address, as `192.0.2.1:80`, `[2001:db8::1]:80`, `[fe80::1%eth0]:80`, or the path of a unix socket.
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	// Whether the connection was opened.
+	// Whether the connection was opened; with `all_addresses` and TLS, whether the handshake went well too.
 	Ok bool `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
 	// Why not; unset when it was.
 	Reason Reason `protobuf:"varint,3,opt,name=reason,proto3,enum=probe.v1.Reason" json:"reason,omitempty"`
@@ -416,7 +416,7 @@ type Attempt struct {
 	Error string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
 	// When this attempt began, counted from the beginning of the exchange.
 	Start *durationpb.Duration `protobuf:"bytes,7,opt,name=start,proto3" json:"start,omitempty"`
-	// How long it took.
+	// How long it took to connect, or to fail to; the TLS handshake is not in it.
 	Duration *durationpb.Duration `protobuf:"bytes,8,opt,name=duration,proto3" json:"duration,omitempty"`
 	// The ICMP message that made it fail; unset when there was none.
 	Icmp *IcmpError `protobuf:"bytes,9,opt,name=icmp,proto3" json:"icmp,omitempty"`
@@ -425,7 +425,9 @@ type Attempt struct {
 	// What the TLS handshake with this address told; set with `all_addresses` only, where each has its own.
 	Tls *TlsInfo `protobuf:"bytes,11,opt,name=tls,proto3" json:"tls,omitempty"`
 	// The local address it was connected from; empty when it was not connected.
-	Local         string `protobuf:"bytes,12,opt,name=local,proto3" json:"local,omitempty"`
+	Local string `protobuf:"bytes,12,opt,name=local,proto3" json:"local,omitempty"`
+	// How long the TLS handshake with this address took; set with `all_addresses` only.
+	TlsDuration   *durationpb.Duration `protobuf:"bytes,13,opt,name=tls_duration,json=tlsDuration,proto3" json:"tls_duration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -544,12 +546,20 @@ func (x *Attempt) GetLocal() string {
 	return ""
 }
 
+func (x *Attempt) GetTlsDuration() *durationpb.Duration {
+	if x != nil {
+		return x.TlsDuration
+	}
+	return nil
+}
+
 // Timings tells where the time went. A phase that was not reached is unset.
 type Timings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Turning the host into addresses. An address as target takes no time.
 	Resolve *durationpb.Duration `protobuf:"bytes,1,opt,name=resolve,proto3" json:"resolve,omitempty"`
-	// From the first attempt to the open connection, or to the failure of the last attempt. No DNS in it.
+	// From the first attempt to the open connection, or to the failure of the last attempt. No DNS in it. With
+	// `all_addresses`, to the end of the last attempt, TLS included.
 	Connect *durationpb.Duration `protobuf:"bytes,2,opt,name=connect,proto3" json:"connect,omitempty"`
 	// The TLS handshake.
 	Tls *durationpb.Duration `protobuf:"bytes,3,opt,name=tls,proto3" json:"tls,omitempty"`
@@ -1369,7 +1379,7 @@ var File_probe_v1_outcome_proto protoreflect.FileDescriptor
 
 const file_probe_v1_outcome_proto_rawDesc = "" +
 	"\n" +
-	"\x16probe/v1/outcome.proto\x12\bprobe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19probe/v1/resolution.proto\x1a\x15probe/v1/socket.proto\x1a\x12probe/v1/tls.proto\"\x9b\x03\n" +
+	"\x16probe/v1/outcome.proto\x12\bprobe.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19probe/v1/resolution.proto\x1a\x15probe/v1/socket.proto\x1a\x12probe/v1/tls.proto\"\xd9\x03\n" +
 	"\aAttempt\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12(\n" +
@@ -1384,7 +1394,8 @@ const file_probe_v1_outcome_proto_rawDesc = "" +
 	"\x05phase\x18\n" +
 	" \x01(\x0e2\x0f.probe.v1.PhaseR\x05phase\x12#\n" +
 	"\x03tls\x18\v \x01(\v2\x11.probe.v1.TlsInfoR\x03tls\x12\x14\n" +
-	"\x05local\x18\f \x01(\tR\x05local\"\x8b\x02\n" +
+	"\x05local\x18\f \x01(\tR\x05local\x12<\n" +
+	"\ftls_duration\x18\r \x01(\v2\x19.google.protobuf.DurationR\vtlsDuration\"\x8b\x02\n" +
 	"\aTimings\x123\n" +
 	"\aresolve\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\aresolve\x123\n" +
 	"\aconnect\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aconnect\x12+\n" +
@@ -1566,34 +1577,35 @@ var file_probe_v1_outcome_proto_depIdxs = []int32{
 	9,  // 3: probe.v1.Attempt.icmp:type_name -> probe.v1.IcmpError
 	0,  // 4: probe.v1.Attempt.phase:type_name -> probe.v1.Phase
 	13, // 5: probe.v1.Attempt.tls:type_name -> probe.v1.TlsInfo
-	12, // 6: probe.v1.Timings.resolve:type_name -> google.protobuf.Duration
-	12, // 7: probe.v1.Timings.connect:type_name -> google.protobuf.Duration
-	12, // 8: probe.v1.Timings.tls:type_name -> google.protobuf.Duration
-	12, // 9: probe.v1.Timings.first_byte:type_name -> google.protobuf.Duration
-	12, // 10: probe.v1.Timings.total:type_name -> google.protobuf.Duration
-	12, // 11: probe.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
-	12, // 12: probe.v1.TcpInfo.rtt_var:type_name -> google.protobuf.Duration
-	0,  // 13: probe.v1.Outcome.phase:type_name -> probe.v1.Phase
-	1,  // 14: probe.v1.Outcome.layer:type_name -> probe.v1.Layer
-	2,  // 15: probe.v1.Outcome.reason:type_name -> probe.v1.Reason
-	3,  // 16: probe.v1.Outcome.ended_by:type_name -> probe.v1.EndedBy
-	14, // 17: probe.v1.Outcome.family:type_name -> probe.v1.AddressFamily
-	15, // 18: probe.v1.Outcome.type:type_name -> probe.v1.SocketType
-	16, // 19: probe.v1.Outcome.protocol:type_name -> probe.v1.IpProtocol
-	4,  // 20: probe.v1.Outcome.attempts:type_name -> probe.v1.Attempt
-	5,  // 21: probe.v1.Outcome.timings:type_name -> probe.v1.Timings
-	6,  // 22: probe.v1.Outcome.tcp_info:type_name -> probe.v1.TcpInfo
-	13, // 23: probe.v1.Outcome.tls:type_name -> probe.v1.TlsInfo
-	10, // 24: probe.v1.Outcome.vantage:type_name -> probe.v1.Vantage
-	17, // 25: probe.v1.Outcome.resolution:type_name -> probe.v1.ResolutionFailure
-	7,  // 26: probe.v1.Outcome.socket_options:type_name -> probe.v1.SocketOptions
-	8,  // 27: probe.v1.Outcome.route:type_name -> probe.v1.NetworkRoute
-	9,  // 28: probe.v1.Outcome.icmp:type_name -> probe.v1.IcmpError
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	12, // 6: probe.v1.Attempt.tls_duration:type_name -> google.protobuf.Duration
+	12, // 7: probe.v1.Timings.resolve:type_name -> google.protobuf.Duration
+	12, // 8: probe.v1.Timings.connect:type_name -> google.protobuf.Duration
+	12, // 9: probe.v1.Timings.tls:type_name -> google.protobuf.Duration
+	12, // 10: probe.v1.Timings.first_byte:type_name -> google.protobuf.Duration
+	12, // 11: probe.v1.Timings.total:type_name -> google.protobuf.Duration
+	12, // 12: probe.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
+	12, // 13: probe.v1.TcpInfo.rtt_var:type_name -> google.protobuf.Duration
+	0,  // 14: probe.v1.Outcome.phase:type_name -> probe.v1.Phase
+	1,  // 15: probe.v1.Outcome.layer:type_name -> probe.v1.Layer
+	2,  // 16: probe.v1.Outcome.reason:type_name -> probe.v1.Reason
+	3,  // 17: probe.v1.Outcome.ended_by:type_name -> probe.v1.EndedBy
+	14, // 18: probe.v1.Outcome.family:type_name -> probe.v1.AddressFamily
+	15, // 19: probe.v1.Outcome.type:type_name -> probe.v1.SocketType
+	16, // 20: probe.v1.Outcome.protocol:type_name -> probe.v1.IpProtocol
+	4,  // 21: probe.v1.Outcome.attempts:type_name -> probe.v1.Attempt
+	5,  // 22: probe.v1.Outcome.timings:type_name -> probe.v1.Timings
+	6,  // 23: probe.v1.Outcome.tcp_info:type_name -> probe.v1.TcpInfo
+	13, // 24: probe.v1.Outcome.tls:type_name -> probe.v1.TlsInfo
+	10, // 25: probe.v1.Outcome.vantage:type_name -> probe.v1.Vantage
+	17, // 26: probe.v1.Outcome.resolution:type_name -> probe.v1.ResolutionFailure
+	7,  // 27: probe.v1.Outcome.socket_options:type_name -> probe.v1.SocketOptions
+	8,  // 28: probe.v1.Outcome.route:type_name -> probe.v1.NetworkRoute
+	9,  // 29: probe.v1.Outcome.icmp:type_name -> probe.v1.IcmpError
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_probe_v1_outcome_proto_init() }
