@@ -41,11 +41,11 @@ func tlsLines(t *probev1.TlsInfo, now time.Time) []string {
 }
 
 func certificateLines(c *probev1.Certificate, now time.Time) []string {
-	kind := "certificate"
+	kind := c.GetKeyType()
 	if c.GetCa() {
-		kind = "authority"
+		kind += ", authority"
 	}
-	lines := []string{fmt.Sprintf("%s %s (%s)", kind, c.GetSubject(), c.GetKeyType())}
+	lines := []string{fmt.Sprintf("certificate %s (%s)", c.GetSubject(), kind)}
 	if len(c.GetNames()) > 0 {
 		lines = append(lines, wrap("for "+strings.Join(c.GetNames(), ", "), 85)...)
 	}

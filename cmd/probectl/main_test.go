@@ -21,11 +21,13 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"probed/internal/nettest"
 	"probed/service"
@@ -262,7 +264,8 @@ func listen(t *testing.T, config service.Config, vantage service.Vantage) string
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(append(options, grpc.WaitForHandlers(true))...)
+	server := grpc.NewServer(append(options, grpc.WaitForHandlers(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))...) // as probed has it
 	service.New(config).Register(server)
 	return serveOn(t, server)
 }

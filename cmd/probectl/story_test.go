@@ -67,7 +67,7 @@ tls        TLS 1.3, TLS_AES_128_GCM_SHA256, X25519MLKEM768, ALPN h2
              issued by CN=ca
              valid from 2025-09-24 12:00 to 2025-12-31 10:00 UTC, expired 2 days ago
              serial 0a, sha256 ff
-           authority CN=ca (Ed25519)
+           certificate CN=ca (Ed25519, authority)
              issued by CN=ca
              valid from 2026-01-02 12:01 to 2026-01-03 12:00 UTC, begins in 1 minute
              serial 01, sha256 ee
