@@ -31,6 +31,7 @@ type conn struct {
 	net.Conn
 	raw        syscall.RawConn
 	secured    *tls.Conn // over it; nil: plain
+	wire       *wire     // between the two
 	buffers    *buffers
 	target     Target
 	socket     Socket
@@ -93,19 +94,25 @@ func socketOf(c net.Conn, target Target) Socket {
 
 // addresses returns both ends in words. A unix socket is dialled by descriptor, so its name is that of the target.
 func (c *conn) addresses() (local, remote string) {
-	local, remote = c.LocalAddr().String(), c.RemoteAddr().String()
+	local, remote = localName(c), c.RemoteAddr().String()
 	if c.target.IsUnix() {
 		remote = c.target.Path
-		if local == "@" { // what package net calls a socket without a name
-			local = ""
-		}
 	}
 	return local, remote
 }
 
+// localName is the address a socket has here, in words; empty for a unix socket without a name.
+func localName(c net.Conn) string {
+	local := c.LocalAddr().String()
+	if local == "@" { // what package net calls it
+		return ""
+	}
+	return local
+}
+
 // secure lets everything from here on go through TLS.
 func (c *conn) secure(h *handshake) {
-	c.secured = h.conn
+	c.secured, c.wire = h.conn, h.wire
 	c.size = minChunk
 }
 
@@ -181,8 +188,8 @@ func (c *conn) readSecured(size, most int) (piece, error) {
 	n, err := c.secured.Read((*buffer)[:room])
 	if n == 0 {
 		c.buffers.put(buffer)
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			c.unclean, err = true, io.EOF
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			c.unclean, err = c.wire.ended, io.EOF
 		}
 		return piece{}, err
 	}

@@ -215,14 +215,11 @@ func (r *race) dial(ctx context.Context, request dial.Request, attempt *Attempt)
 	ctx, cancel := context.WithTimeout(ctx, r.config.ConnectTimeout)
 	defer cancel()
 	conn, err := r.config.Dial(ctx, request)
-	switch {
-	case err != nil:
+	if err != nil {
 		attempt.fail(r.attemptFailure(ctx, err))
 		return nil, err
-	case request.Path == "":
-		attempt.Local = conn.LocalAddr().String()
 	}
-	attempt.OK = true
+	attempt.OK, attempt.Local = true, localName(conn)
 	return conn, nil
 }
 

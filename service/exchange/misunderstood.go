@@ -26,9 +26,6 @@ func (s *session) noteReceived(data []byte) {
 // misunderstood is the fault of a step, or none, in the light of what the peer's first words have shown: it speaks TLS,
 // and was spoken to in plain text.
 func (s *session) misunderstood(fault *failure) *failure {
-	if !s.words.wantTLS() {
-		return fault
-	}
 	if fault != nil {
 		switch fault.reason {
 		case ExpectFailed, PeerClosedEarly, ConnectionReset, BrokenPipe, ReceiveTimeout, SendTimeout:
@@ -36,11 +33,23 @@ func (s *session) misunderstood(fault *failure) *failure {
 			return fault
 		}
 	}
-	return &failure{
-		phase: PhaseReceive, reason: TLSNotSpoken,
-		text: "the peer speaks TLS, and was spoken to in plain text: it answered " + excerpt(s.words.received),
-		hint: hintWantsTLS,
+	switch {
+	case s.words.wantTLS():
+		return &failure{
+			phase: PhaseReceive, reason: TLSNotSpoken,
+			text: "the peer speaks TLS, and was spoken to in plain text: it answered " + excerpt(s.words.received),
+			hint: hintWantsTLS,
+		}
+	case fault != nil && fault.reason == PeerClosedEarly && s.hungUp():
+		fault.hint = hintHungUp
 	}
+	return fault
+}
+
+// hungUp tells whether the peer has not said a word, and had heard us in plain text. So do most TLS servers with it, and
+// so does much else: only asking in TLS could tell, and an exchange says nothing that it was not asked to say.
+func (s *session) hungUp() bool {
+	return s.outcome.BytesReceived == 0 && len(s.words.sent) > 0 && s.conn.secured == nil && !s.request.Target.HasMessages()
 }
 
 // wantTLS tells whether the peer answered with a TLS alert, or, as a web server, with a page that says so. To whoever

@@ -82,8 +82,10 @@ const (
 	hintDatagramSilence   = "UDP silence proves nothing: the datagram or its answer was dropped, or the service does not answer what it does not understand."
 	hintUnixRefused       = "The socket's file is there and nobody listens on it: the process that made it is gone."
 	hintClientCertificate = "The peer lets in only who shows a certificate it trusts: give a client certificate and its key."
-	hintHandshakeSilence  = "The connection is open and nothing answers: the port does not speak TLS and waits for more, or packets as large as a TLS hello do not get through (a path MTU that is smaller than it looks)."
+	hintHelloSilence      = "The peer does not speak TLS on this port and waits for more, as one that reads lines does; or its process hangs."
+	hintHelloLost         = "The connection is open, and the TLS hello was not even acknowledged: packets of its size may not get through (a path MTU that is smaller than it looks), or the host has gone."
 	hintPlainLeft         = "What comes in plain text before TLS must be expected whole: a line with its end, and the last line of an answer of several."
+	hintHungUp            = "The peer heard the request and closed without a word: it did not like it, or speaks another protocol. Servers of TLS do so when spoken to in plain text: connect with the scheme tls to find out."
 	hintWantsTLS          = "Use the scheme tls, as tls://HOST:PORT, or the step startTls where the protocol has one."
 	hintUnixTimeout       = "The listener does not accept: its process hangs, and its queue is full."
 )

@@ -15,6 +15,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 )
@@ -24,6 +25,8 @@ const (
 	DefaultHandshakeTimeout = 10 * time.Second
 	// verdictPatience bounds the wait for a word of a peer that has asked for a client certificate, see awaitVerdict.
 	verdictPatience = time.Second
+	// helloPatience is how long a peer that has the hello may be silent.
+	helloPatience = 3 * time.Second
 	// closePatience bounds what saying goodbye may take when the peer reads nothing any more.
 	closePatience = 100 * time.Millisecond
 )
@@ -95,7 +98,7 @@ func newHandshake(c net.Conn, options *TLSOptions, name string, target Target) *
 		}
 	}
 	name, _, _ = strings.Cut(strings.TrimSuffix(name, "."), "%") // certificates know neither the root's dot nor zones
-	h := &handshake{options: options, name: name, wire: &wire{Conn: c}}
+	h := &handshake{options: options, name: name, wire: &wire{Conn: c, unacknowledged: newConn(c, target, nil).unacknowledged}}
 	h.info.ServerName = name
 	h.conn = tls.Client(h.wire, &tls.Config{
 		ServerName: name,
@@ -124,9 +127,12 @@ func (h *handshake) run(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	defer h.interruptedBy(ctx)()
+	h.wire.ctx = ctx
+	defer func() { h.wire.ctx = nil }()
 	if err := h.conn.Handshake(); err != nil {
 		return err
 	}
+	h.info.KeyExchange = groupName(h.conn.ConnectionState().CurveID) // with TLS 1.2 it is not known before
 	return h.awaitVerdict(time.Since(begin))
 }
 
@@ -184,9 +190,7 @@ func (w ticketWatch) Put(string, *tls.ClientSessionState) {
 func (h *handshake) verify(state tls.ConnectionState) error {
 	h.info.Version, h.info.Cipher = tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite)
 	h.info.ALPN = state.NegotiatedProtocol
-	if state.CurveID != 0 {
-		h.info.KeyExchange = state.CurveID.String()
-	}
+	h.info.KeyExchange = groupName(state.CurveID)
 	for _, certificate := range state.PeerCertificates {
 		h.info.Chain = append(h.info.Chain, describe(certificate))
 	}
@@ -292,6 +296,23 @@ func describe(c *x509.Certificate) Certificate {
 	}
 }
 
+// groupName is the name of a key exchange in IANA's registry of TLS supported groups; empty for none.
+func groupName(group tls.CurveID) string {
+	switch group {
+	case 0:
+		return ""
+	case tls.CurveP256:
+		return "secp256r1"
+	case tls.CurveP384:
+		return "secp384r1"
+	case tls.CurveP521:
+		return "secp521r1"
+	case tls.X25519:
+		return "x25519"
+	}
+	return group.String()
+}
+
 func keyType(c *x509.Certificate) string {
 	switch key := c.PublicKey.(type) {
 	case *rsa.PublicKey:
@@ -326,11 +347,14 @@ func (h *handshake) failure(err error) *failure {
 			f.text += " (it had asked for a client certificate, and none was given)"
 			f.hint = hintClientCertificate
 		}
+	case errors.Is(err, errSilent):
+		f.reason, f.hint = TLSNotSpoken, hintHelloSilence
+		f.text = fmt.Sprintf("the peer took the TLS hello, and said nothing for %v", helloPatience)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		f.text = fmt.Sprintf("the handshake did not end within %v", h.took.Round(time.Millisecond))
 		if len(h.wire.received) == 0 {
 			f.text = fmt.Sprintf("no answer to the TLS handshake within %v", h.took.Round(time.Millisecond))
-			f.hint = hintHandshakeSilence
+			f.hint = hintHelloLost
 		}
 	default:
 		var errno int
@@ -348,17 +372,51 @@ func (h *handshake) failure(err error) *failure {
 // wire is the connection below TLS. It keeps the first of what went over it, which tells whether the peer speaks TLS.
 type wire struct {
 	net.Conn
-	received, sent []byte // the first wireHead bytes
+	received, sent []byte          // the first wireHead bytes
+	ended          bool            // the peer has closed, below TLS
+	ctx            context.Context // of the handshake, while there is one
+	unacknowledged func() (uint64, bool)
 }
 
 const wireHead = 64
 
+// errSilent is the end of a handshake whose hello was taken and not answered.
+var errSilent = errors.New("no answer to the hello")
+
 func (w *wire) Read(b []byte) (int, error) {
-	n, err := w.Conn.Read(b)
+	n, err := w.read(b)
+	w.ended = w.ended || errors.Is(err, io.EOF)
 	if room := wireHead - len(w.received); room > 0 {
 		w.received = append(w.received, b[:min(n, room)]...)
 	}
 	return n, err
+}
+
+// read is Read. A peer that has the hello and does not say a word speaks something else: servers answer it at once, and
+// what is waiting for more would wait to the end.
+func (w *wire) read(b []byte) (int, error) {
+	if w.ctx == nil || len(w.received) > 0 {
+		return w.Conn.Read(b)
+	}
+	w.wakeAt(time.Now().Add(helloPatience))
+	n, err := w.Conn.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) && w.ctx.Err() == nil {
+		if n, told := w.unacknowledged(); told && n == 0 {
+			return 0, errSilent
+		}
+		w.wakeAt(time.Time{})
+		return w.Conn.Read(b)
+	}
+	w.wakeAt(time.Time{})
+	return n, err
+}
+
+// wakeAt sets the deadline for reads, unless the context has ended, which has set it already, and only once.
+func (w *wire) wakeAt(t time.Time) {
+	_ = w.SetReadDeadline(t)
+	if w.ctx.Err() != nil {
+		_ = w.SetReadDeadline(time.Unix(1, 0))
+	}
 }
 
 func (w *wire) Write(b []byte) (int, error) {
