@@ -22,7 +22,7 @@ import (
 type conversation = grpc.BidiStreamingClient[probev1.ConverseRequest, probev1.ExchangeResponse]
 
 // converse begins a conversation with these frames, and with more of them than the server may ever take.
-func converse(ctx context.Context, t *testing.T, w *world, frames ...*probev1.ConverseRequest) conversation {
+func converse(ctx context.Context, t testing.TB, w *world, frames ...*probev1.ConverseRequest) conversation {
 	t.Helper()
 	stream, err := probev1.NewExchangeServiceClient(w.conn).Converse(ctx)
 	if err != nil {

@@ -56,7 +56,7 @@ type settings struct {
 }
 
 // newWorld starts one. Its services are those of IANA alone, its names those of a hosts file, and it has no DNS.
-func newWorld(t *testing.T, changes ...func(*settings)) *world {
+func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	t.Helper()
 	w := &world{log: &logBuffer{}, files: t.TempDir()}
 	s := settings{}
@@ -119,7 +119,7 @@ func newWorld(t *testing.T, changes ...func(*settings)) *world {
 	return w
 }
 
-func listen(t *testing.T) net.Listener {
+func listen(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -130,7 +130,7 @@ func listen(t *testing.T) net.Listener {
 
 func (w *world) file(name string) string { return filepath.Join(w.files, name) }
 
-func (w *world) write(t *testing.T, name, text string) {
+func (w *world) write(t testing.TB, name, text string) {
 	t.Helper()
 	if err := os.WriteFile(w.file(name), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
