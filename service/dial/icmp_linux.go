@@ -69,7 +69,13 @@ func (q *errorQueue) explain(err error) error {
 // On any other socket, and on other systems than Linux, it returns err as it is.
 func WithICMP(c syscall.RawConn, err error) error {
 	explained := err
-	if e := c.Control(func(fd uintptr) { explained = withICMP(int(fd), err) }); e != nil {
+	e := c.Control(func(fd uintptr) {
+		// A unix socket knows no such queue and would hand out data in its place.
+		if protocol, e := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PROTOCOL); e == nil && protocol == unix.IPPROTO_UDP {
+			explained = withICMP(int(fd), err)
+		}
+	})
+	if e != nil {
 		return err
 	}
 	return explained

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"syscall"
@@ -87,6 +88,56 @@ func TestWithICMP(t *testing.T) {
 	c.Close()
 	if got := WithICMP(raw, err); !errors.Is(got, err) || icmp(got) != "" {
 		t.Errorf("%v of a closed socket, want %v", got, err)
+	}
+}
+
+// Data that waits on a socket is left alone, whatever the socket is.
+func TestWithICMPTakesNoData(t *testing.T) {
+	t.Parallel()
+	greet := func(c net.Conn) {
+		_, _ = c.Write([]byte("hello"))
+		nettest.Silent(c)
+	}
+	answer := func(pc net.PacketConn, from net.Addr, _ []byte) { _, _ = pc.WriteTo([]byte("hello"), from) }
+	for _, r := range []Request{
+		{Network: "tcp", Address: nettest.TCP(t, greet)},
+		{Network: "tcp", Address: nettest.TCP6(t, greet)},
+		{Network: "udp", Address: nettest.UDP(t, answer)},
+		{Network: "udp", Address: nettest.UDP6(t, answer)},
+		{Network: "unix", Path: nettest.Unix(t, "unix", greet)},
+		{Network: "unixpacket", Path: nettest.Unix(t, "unixpacket", greet)},
+		{Network: "unixgram", Path: nettest.Unixgram(t, answer)},
+	} {
+		c, err := (&Dialer{Policy: admitAll}).Dial(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := c.(syscall.Conn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		// Wait until the data is there.
+		if err := raw.Read(func(fd uintptr) bool {
+			n, _, err := unix.Recvfrom(int(fd), make([]byte, 9), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			return err == nil && n == 5
+		}); err != nil {
+			t.Fatal(err)
+		}
+		pipe := os.NewSyscallError("write", syscall.EPIPE)
+		if got := WithICMP(raw, pipe); !errors.Is(got, pipe) || icmp(got) != "" {
+			t.Errorf("%s: %v", r.Network, got)
+		}
+		got := make([]byte, 9)
+		if n, err := c.Read(got); string(got[:n]) != "hello" || err != nil {
+			t.Errorf("%s: read %q, %v", r.Network, got[:n], err)
+		}
 	}
 }
 
