@@ -172,7 +172,11 @@ func (r *connectReport) add(c *connection) error {
 		return nil
 	}
 	if c.err != nil {
-		return t.printAbout(c.target.text, "error", status.Convert(c.err).Proto())
+		failure := status.Convert(c.err).Proto()
+		if _, err := marshal(failure); err != nil {
+			failure.Details = nil // a newer server has some that are unknown here
+		}
+		return t.printAbout(c.target.text, "error", failure)
 	}
 	return t.printAbout(c.target.text, "outcome", c.response.GetOutcome())
 }
@@ -232,11 +236,14 @@ func connectRows(c *connection) [][]string {
 		switch {
 		case !a.GetOk():
 			result = short("REASON_", a.GetReason())
-		case a.GetTls() == nil && o.GetTls() != nil && a.GetAddress() == o.GetRemote():
+		case o.GetTls() != nil && a.GetAddress() == o.GetRemote():
 			tls = span(o.GetTimings().GetTls())
 			if !o.GetOk() {
 				result = short("REASON_", o.GetReason())
 			}
+		}
+		if a.GetTls() != nil { // each has its own, with --all
+			tls = span(a.GetTlsDuration())
 		}
 		rows = append(rows, []string{c.target.text, a.GetAddress(), result, resolve, span(a.GetDuration()), tls})
 	}

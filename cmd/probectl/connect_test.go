@@ -102,6 +102,9 @@ func TestConnectLines(t *testing.T) {
 	old := &probev1.TlsInfo{Version: "TLS 1.2", Cipher: "D", ServerName: "a.test", VerifyError: "it has expired"}
 	attempt := func(address string, ok bool, tls *probev1.TlsInfo) *probev1.Attempt {
 		a := &probev1.Attempt{Address: address, Ok: ok, Duration: ms(1), Tls: tls}
+		if tls != nil {
+			a.TlsDuration = ms(4)
+		}
 		if !ok {
 			a.Reason, a.Error = probev1.Reason_REASON_TLS_EXPIRED, tls.GetVerifyError()
 		}
@@ -127,8 +130,8 @@ func TestConnectLines(t *testing.T) {
 	want := `TARGET    ADDRESS       RESULT         RESOLVE   CONNECT   TLS
 tls       192.0.2.1:1   ok             2.0ms     1.0ms     3.0ms
 expired   192.0.2.1:1   TLS_EXPIRED    2.0ms     1.0ms     3.0ms
-all       192.0.2.1:1   ok             -         1.0ms     -
-all       192.0.2.2:1   TLS_EXPIRED    -         1.0ms     -
+all       192.0.2.1:1   ok             -         1.0ms     4.0ms
+all       192.0.2.2:1   TLS_EXPIRED    -         1.0ms     4.0ms
 late      -             not answered   -         -         -
 
 tls

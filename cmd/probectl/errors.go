@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -47,6 +48,9 @@ func explain(err error) (code int, text, advice string) {
 	}
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		return exit.code, exit.text, exit.advice
+	}
+	if errors.Is(err, syscall.EPIPE) {
+		return exitFailed, "", "" // nobody reads the answer any more, and whoever has stopped knows
 	}
 	s, ok := status.FromError(err)
 	switch {

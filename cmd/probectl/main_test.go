@@ -152,10 +152,12 @@ func world(t *testing.T) map[string]string {
 	t.Cleanup(web.Close)
 	nameServer := nettest.UDP(t, answerDNS)
 	echoPath := nettest.Unix(t, "unix", nettest.Echo)
+	echo := nettest.TCP(t, nettest.Echo)
 	return map[string]string{
 		"SERVER":     serve(t, nameServer),
 		"WEB":        web.Listener.Addr().String(),
-		"ECHO":       nettest.TCP(t, nettest.Echo).String(),
+		"ECHO":       echo.String(),
+		"ECHO_PORT":  strconv.Itoa(int(echo.Port())),
 		"UDP_ECHO":   nettest.UDP(t, nettest.EchoPacket).String(),
 		"UNIX_ECHO":  echoPath,
 		"LONG":       nettest.TCP(t, nettest.Reply(nettest.Data(longReply))).String(),
@@ -287,7 +289,7 @@ func serveOn(t *testing.T, server *grpc.Server) string {
 	return listener.Addr().String()
 }
 
-// answerDNS is a name server for web.shop.test and for text that is hostile; it knows no other name.
+// answerDNS is a name server for web.shop.test, two.shop.test and for text that is hostile; it knows no other name.
 func answerDNS(pc net.PacketConn, from net.Addr, data []byte) {
 	question := new(dns.Msg)
 	if question.Unpack(data) != nil || len(question.Question) != 1 {
@@ -302,6 +304,10 @@ func answerDNS(pc net.PacketConn, from net.Addr, data []byte) {
 	case "web.shop.test.":
 		if q.Qtype == dns.TypeA {
 			answer.Answer = []dns.RR{&dns.A{Hdr: header, A: net.IPv4(192, 0, 2, 10)}}
+		}
+	case "two.shop.test.":
+		if q.Qtype == dns.TypeA {
+			answer.Answer = []dns.RR{&dns.A{Hdr: header, A: net.IPv4(127, 0, 0, 1)}, &dns.A{Hdr: header, A: net.IPv4(127, 0, 0, 2)}}
 		}
 	case "hostile.test.":
 		answer.Answer = []dns.RR{&dns.TXT{Hdr: header, Txt: []string{"\x1b[2J"}}}

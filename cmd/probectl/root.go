@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 const rootHelp = `probectl asks questions of the network: which port is ssh, what does this name
 resolve to and by which queries, what happens when I connect there, send these
-bytes and read what comes back.
+bytes and read what comes back, or talk for as long as I like.
 
 With --server, or PROBECTL_SERVER, a probed answers, and the answer is what the
 network looks like from there. Without, this machine answers.
@@ -68,6 +68,7 @@ const rootExample = `  probectl service ssh
   probectl host example.org --trace
   probectl connect tcp://example.org:https
   probectl exchange tcp://example.org:80 --text 'GET / HTTP/1.0\r\n\r\n'
+  probectl converse mail.shop:smtp --crlf
   probectl --server probed.shop:50051 vantage`
 
 func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {

@@ -137,11 +137,34 @@ func TestOutputThatFails(t *testing.T) {
 		{"exchange", flood, "--raw"},
 		{"exchange", flood, "-o", "json"},
 		{"connect", flood, flood, "--json"},
+		{"converse", flood},
+		{"converse", flood, "--json"},
 	} {
 		var stderr bytes.Buffer
-		code := run(t.Context(), args, nil, full, &stderr, noEnvironment)
+		code := run(t.Context(), args, strings.NewReader(""), full, &stderr, noEnvironment)
 		if code != exitFailed || !strings.HasSuffix(stderr.String(), "no space left on device\n") ||
 			!strings.Contains(stderr.String(), "probectl: cannot write the answer: ") {
+			t.Errorf("%v: %d, %s", args, code, stderr.String())
+		}
+	}
+}
+
+// TestOutputThatNobodyReads: whoever has stopped reading, as head does, wants to hear no more.
+func TestOutputThatNobodyReads(t *testing.T) {
+	t.Parallel()
+	flood := nettest.TCP(t, nettest.Flood(1<<30)).String()
+	for _, args := range [][]string{
+		{"port", "80", "-o", "json"}, {"connect", flood, flood, "--json"}, {"exchange", flood, "--raw"}, {"converse", flood, "--json"},
+	} {
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader.Close()
+		var stderr bytes.Buffer
+		code := run(t.Context(), args, strings.NewReader(""), writer, &stderr, noEnvironment)
+		writer.Close()
+		if code != exitFailed || strings.Contains(stderr.String(), "probectl:") {
 			t.Errorf("%v: %d, %s", args, code, stderr.String())
 		}
 	}
