@@ -11,8 +11,10 @@
 // A dial is as plain as a connect(2) in C: one address, no fallback to another, no
 // proxy, no Multipath TCP (the protocol stays IPPROTO_TCP), no keep-alive probes,
 // no broadcast. Two things are Go's own: sockets are close-on-exec, and TCP has
-// TCP_NODELAY set. How long it may take is the context's to say; when that says
-// nothing, TCP gives up after about two minutes (tcp_syn_retries, tcp(7)).
+// TCP_NODELAY set. One is ours: on Linux what ICMP says of a connect, and of a UDP
+// socket, is kept (IP_RECVERR, ip(7)), see ICMPError. How long it may take is the
+// context's to say; when that says nothing, TCP gives up after about two minutes
+// (tcp_syn_retries, tcp(7)).
 //
 // NameServer is the one way around the policy, for the servers of resolv.conf.
 package dial
