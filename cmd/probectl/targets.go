@@ -70,7 +70,7 @@ func readTargets(from io.Reader, name string) ([]target, error) {
 		switch {
 		case !utf8.ValidString(text):
 			return nil, fmt.Errorf("%s: it is not valid UTF-8", line)
-		case strings.ContainsAny(text, " \t"):
+		case len(strings.Fields(text)) > 1:
 			return nil, fmt.Errorf("%s: a line holds one target", line)
 		case text != "":
 			all = append(all, target{text, line})

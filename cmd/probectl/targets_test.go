@@ -42,7 +42,7 @@ func FuzzReadTargets(f *testing.F) {
 		last := -1
 		for _, target := range all {
 			i := slices.IndexFunc(lines[last+1:], func(line string) bool { return strings.Contains(line, target.text) })
-			if i < 0 || target.text == "" || !utf8.ValidString(target.text) || strings.ContainsAny(target.text, " \t\r\n") {
+			if i < 0 || target.text == "" || !utf8.ValidString(target.text) || len(strings.Fields(target.text)) != 1 {
 				t.Fatalf("%q: %v", text, all)
 			}
 			last += i + 1
