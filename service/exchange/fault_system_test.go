@@ -176,6 +176,10 @@ func TestNetworkFaults(t *testing.T) {
 				if inWords(r.ICMP) != tt.icmp || inWords(r.Attempts[0].ICMP) != tt.icmp {
 					t.Errorf("by %q, attempt by %q, want %q", inWords(r.ICMP), inWords(r.Attempts[0].ICMP), tt.icmp)
 				}
+				here := map[Reason]string{ConnectionRefused: hintRefusedHere, DeniedLocally: hintRejectedHere}
+				if strings.HasPrefix(tt.name, "reject here") && r.Hint != here[tt.reason] {
+					t.Errorf("hint %q, want %q", r.Hint, here[tt.reason])
+				}
 				if route == nil && r.Route != nil || route != nil && (r.Route == nil || *r.Route != *route) {
 					t.Errorf("route %+v, want %+v", r.Route, route)
 				}
@@ -294,6 +298,8 @@ func TestDatagramsThroughAFirewall(t *testing.T) {
 		{"drop", nil, nft("input", "drop"), PhaseReceive, ReceiveTimeout, 0, EndedByDeadline},
 		{"reject: port", nil, nft("input", "reject with icmp port-unreachable"), PhaseReceive, ConnectionRefused, unix.ECONNREFUSED, EndedByNone},
 		{"drop here", nft("output", "drop"), nil, PhaseSend, DeniedLocally, unix.EPERM, EndedByNone},
+		{"reject here: port", nft("output", "reject with icmp port-unreachable"), nil, PhaseSend, DeniedLocally, unix.EPERM, EndedByNone},
+		{"reject here: admin", nft("output", "reject with icmp admin-prohibited"), nil, PhaseSend, DeniedLocally, unix.EPERM, EndedByNone},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
