@@ -49,10 +49,12 @@ func TestRoutes(t *testing.T) {
 			"ok": true, "phase": "PHASE_CLOSE", "layer": "LAYER_UNSPECIFIED", "reason": "REASON_UNSPECIFIED", "errno": 0, "errnoName": "", "error": "", "hint": "",
 			"endedBy": "ENDED_BY_LAST_STEP", "bytesSent": "0", "bytesReceived": "0", "bytesAcknowledged": "0", "bytesUnread": "0", "chunks": "0",
 			"local": "…", "remote": "` + echo.String() + `", "family": "AF_INET", "type": "SOCK_STREAM", "protocol": "IPPROTO_TCP",
-			"attempts": [{"address": "` + echo.String() + `", "ok": true, "reason": "REASON_UNSPECIFIED", "errno": 0, "errnoName": "", "error": "", "start": "…", "duration": "…"}],
+			"attempts": [{"address": "` + echo.String() + `", "ok": true, "reason": "REASON_UNSPECIFIED", "errno": 0, "errnoName": "", "error": "", "start": "…", "duration": "…",
+				"icmp": null, "phase": "PHASE_CONNECT", "tls": null, "local": "…", "tlsDuration": null}],
 			"timings": {"resolve": null, "connect": "…", "tls": null, "firstByte": null, "total": "…"},
 			"tcpInfo": {"rtt": "…", "rttVar": "…", "retransmits": 0, "mss": "…", "pmtu": "…", "congestionWindow": "…", "unacknowledged": "…", "lost": 0}, "tls": null,
-			"vantage": {"hostname": "here", "pod": "web-0", "namespace": "shop", "node": "n1", "version": "v0"}, "resolution": null}}`},
+			"vantage": {"hostname": "here", "pod": "web-0", "namespace": "shop", "node": "n1", "version": "v0"}, "resolution": null,
+			"failedStepReceived": "", "socketOptions": "…", "route": {"source": "127.0.0.1", "interface": "lo", "gateway": "", "mtu": "…"}, "icmp": null}}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
