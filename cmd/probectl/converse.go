@@ -135,7 +135,7 @@ func (t *tool) converse(ctx context.Context, open *probev1.Open, flags *converse
 			case event.GetChunk() != nil:
 				sender.heard()
 			}
-			return transfer.during(event.GetChunk(), func() error { return t.tellConversation(told, event) })
+			return transfer.during(event.GetChunk(), func() error { return t.tellConversation(ctx, told, event) })
 		})
 		cancel()
 		close(sender.ended)
@@ -159,7 +159,7 @@ func (t *tool) converse(ctx context.Context, open *probev1.Open, flags *converse
 }
 
 // tellConversation shows one event: the peer's bytes on stdout, and what a person should know on stderr.
-func (t *tool) tellConversation(told *story, event *probev1.ExchangeResponse) error {
+func (t *tool) tellConversation(interrupted context.Context, told *story, event *probev1.ExchangeResponse) error {
 	if t.format != formatTable {
 		return t.printEvent(event)
 	}
@@ -167,11 +167,12 @@ func (t *tool) tellConversation(told *story, event *probev1.ExchangeResponse) er
 	case event.GetChunk() != nil:
 		return t.stdout.exact(event.GetChunk().GetData())
 	case event.GetOutcome() != nil:
-		// What was held back of a character is all there is of it, and the outcome begins a line of its own.
+		// What was held back of a character is all there is of it.
 		if err := t.stdout.close(); err != nil {
 			return err
 		}
-		if t.stdout.terminal && t.stderr.terminal && t.stdout.midLine() {
+		// The outcome begins a line of its own, behind what the peer said or the ^C that the terminal shows.
+		if t.stderr.terminal && (interrupted.Err() != nil || t.stdout.terminal && t.stdout.midLine()) {
 			t.stderr.line("")
 		}
 		return told.tell(event)

@@ -42,7 +42,7 @@ func TestConverseOnATerminal(t *testing.T) {
 		{
 			name: "Ctrl-C", peer: nettest.Echo,
 			await: []string{`connected .*\n$`, `\none\n$`}, text: []string{"one\n", "\x03"}, code: exitInterrupted,
-			want: `\none\noutcome    ok, ended by LAST_STEP\n +sent 4 bytes \(4 acknowledged\), received 4 bytes in 1 chunk\n`,
+			want: `\none\n\noutcome    ok, ended by LAST_STEP\n +sent 4 bytes \(4 acknowledged\), received 4 bytes in 1 chunk\n`,
 		},
 		{
 			name: "the peer has enough, and nobody types", peer: func(c net.Conn) { fmt.Fprint(c, "login: ") },
