@@ -41,7 +41,7 @@ func newConverseCommand(t *tool) *cobra.Command {
 		Short: "Talk with the peer: standard input to it, what it says to standard output",
 		Long:  converseHelp,
 		Example: `  probectl converse mail.shop:smtp --crlf
-  probectl converse example.org:443 --tls --servername example.org
+  probectl converse tls://192.0.2.1:443 --servername example.org
   probectl converse tcp://db.shop:9000 < dump > answer
   printf 'PING\r\nQUIT\r\n' | probectl --server probed.shop converse cache.shop:6379
   echo 'hello' | probectl converse udp://192.0.2.1:echo`,
@@ -50,6 +50,9 @@ func newConverseCommand(t *tool) *cobra.Command {
 			open, err := flags.reach.open(args[0])
 			if err != nil {
 				return &usageError{err}
+			}
+			if half := command.Flags().Lookup("half-close"); half.Changed && half.Value.String() == "false" {
+				return &usageError{errors.New("--half-close=false is spelled --hold-open")}
 			}
 			if command.Flags().Changed("idle") {
 				open.Idle = durationpb.New(time.Duration(flags.idle))
@@ -61,8 +64,8 @@ func newConverseCommand(t *tool) *cobra.Command {
 		},
 	}
 	set := command.Flags()
-	set.BoolP("half-close", "N", true, "close the sending side at the end of standard input; so it does anyway")
-	set.BoolVar(&flags.holdOpen, "hold-open", false, "do not, for peers that take that for a hang-up: go on until the peer closes")
+	set.BoolP("half-close", "N", false, "close the sending side at the end of standard input, as it does anyway")
+	set.BoolVar(&flags.holdOpen, "hold-open", false, "do not close it, for peers that take that for a hang-up")
 	set.BoolVarP(&flags.crlf, "crlf", "C", false, "send a newline as \\r\\n; \\r\\n stays as it is")
 	set.VarP(&flags.idle, "idle", "w", "end when nothing has passed either way for this `DURATION`, up to 10m (default 5m);\na number alone is seconds")
 	command.MarkFlagsMutuallyExclusive("half-close", "hold-open")

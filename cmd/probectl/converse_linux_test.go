@@ -129,7 +129,7 @@ func (e *endless) Read(b []byte) (int, error) {
 func TestConverseCarriesAll(t *testing.T) {
 	t.Parallel()
 	for _, flags := range servers(t) {
-		carry(t, 32<<20, flags)
+		carry(t, 16<<20, flags)
 	}
 }
 

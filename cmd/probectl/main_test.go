@@ -196,19 +196,27 @@ func pemFiles(t *testing.T, c tls.Certificate) (certificate, key []byte) {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
-// startTLS is a mail server that knows two commands.
+// startTLS is a mail server, as far as one needs it to go on with TLS.
 func startTLS(config *tls.Config) func(net.Conn) {
 	return func(c net.Conn) {
 		lines := bufio.NewReader(c)
-		fmt.Fprint(c, "220 ready\r\n")
-		if line, _ := lines.ReadString('\n'); line != "STARTTLS\r\n" {
-			return
-		}
-		fmt.Fprint(c, "220 go\r\n")
-		secure := tls.Server(c, config)
-		defer secure.Close()
-		if line, _ := bufio.NewReader(secure).ReadString('\n'); line == "QUIT\r\n" {
-			fmt.Fprint(secure, "221 bye\r\n")
+		fmt.Fprint(c, "220 mx ready\r\n")
+		for {
+			line, err := lines.ReadString('\n')
+			switch verb, _, _ := strings.Cut(strings.TrimSpace(line), " "); {
+			case err != nil:
+				return
+			case verb == "EHLO":
+				fmt.Fprint(c, "250-mx\r\n250-STARTTLS\r\n250 HELP\r\n")
+			case verb == "STARTTLS":
+				fmt.Fprint(c, "220 go\r\n")
+				secure := tls.Server(c, config)
+				defer secure.Close()
+				c, lines = secure, bufio.NewReader(secure)
+			case verb == "QUIT":
+				fmt.Fprint(c, "221 bye\r\n")
+				return
+			}
 		}
 	}
 }
