@@ -37,10 +37,15 @@ const readerPatience = 10 * time.Second
 
 // exchange streams the events of one exchange as they happen.
 func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request, _ map[string]string) {
-	format, ok := negotiate(r.Header.Values("Accept"), []string{formatLines, formatJSON, formatRaw, formatEvents})
+	offers, also := []string{formatLines, formatJSON, formatRaw, formatEvents}, ""
+	if !r.ProtoAtLeast(1, 1) {
+		// A body of HTTP/1.0 ends when the connection does, and cannot be cut off: half of the bytes would look like all.
+		offers, also = []string{formatLines, formatJSON, formatEvents}, " (which needs HTTP/1.1)"
+	}
+	format, ok := negotiate(r.Header.Values("Accept"), offers)
 	if !ok {
 		writeStatus(w, http.StatusNotAcceptable, requestError(codes.InvalidArgument,
-			"none of the formats in Accept: there are "+formatLines+", "+formatRaw+" and "+formatEvents))
+			"none of the formats in Accept: there are "+formatLines+", "+formatEvents+" and "+formatRaw+also))
 		return
 	}
 	request := &probev1.ExchangeRequest{}
@@ -71,6 +76,7 @@ func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request, _ map[string]
 	}
 	w.Header().Set("Content-Type", format)
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx in between would keep events back until it has many
 	out := writer{ResponseWriter: w, flush: http.NewResponseController(w).Flush}
 	switch format {
 	case formatRaw:

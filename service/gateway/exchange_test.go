@@ -68,19 +68,21 @@ func TestEventsAsJSON(t *testing.T) {
 		response.Header.Get("Probe-Vantage") == "" || response.Header.Get("Probe-Request-Id") == "" || response.ContentLength != -1 {
 		t.Errorf("%s, %v", response.Status, response.Header)
 	}
-	attempt := `{"address": "` + peer.String() + `", "ok": true, "reason": "REASON_UNSPECIFIED", "errno": 0, "errnoName": "", "error": "", "start": "…", "duration": "…"}`
+	attempt := `{"address": "` + peer.String() + `", "ok": true, "reason": "REASON_UNSPECIFIED", "errno": 0, "errnoName": "", "error": "", "start": "…", "duration": "…",
+		"icmp": null, "phase": "PHASE_CONNECT", "tls": null, "local": "…", "tlsDuration": null}`
 	want := []string{
 		`{"result": {"resolved": {"host": "here.test", "canonicalName": "here.test", "addresses": ["127.0.0.1"], "source": "files", "duration": "…"}}}`,
 		`{"result": {"attempt": ` + attempt + `}}`,
 		`{"result": {"connected": {"local": "…", "remote": "` + peer.String() + `", "family": "AF_INET", "type": "SOCK_STREAM", "protocol": "IPPROTO_TCP"}}}`,
 		`{"result": {"sent": {"step": 0, "bytes": "18", "elapsed": "…"}}}`,
 		`{"result": {"chunk": {"data": "` + base64.StdEncoding.EncodeToString([]byte("HTTP/1.0 200 OK\r\n\r\n")) + `", "offset": "0", "elapsed": "…", "datagram": null}}}`,
-		`{"result": {"peerClosed": {"elapsed": "…"}}}`,
+		`{"result": {"peerClosed": {"elapsed": "…", "unclean": false}}}`,
 		`{"result": {"outcome": {"ok": true, "phase": "PHASE_CLOSE", "layer": "LAYER_UNSPECIFIED", "reason": "REASON_UNSPECIFIED", "errno": 0, "errnoName": "", "error": "", "hint": "",
 			"endedBy": "ENDED_BY_PEER_CLOSED", "bytesSent": "18", "bytesReceived": "19", "bytesAcknowledged": "18", "bytesUnread": "0", "chunks": "1",
 			"local": "…", "remote": "` + peer.String() + `", "family": "AF_INET", "type": "SOCK_STREAM", "protocol": "IPPROTO_TCP", "attempts": [` + attempt + `],
 			"timings": {"resolve": "…", "connect": "…", "tls": null, "firstByte": "…", "total": "…"},
-			"tcpInfo": "…", "tls": null, "vantage": "…", "resolution": null}}}`,
+			"tcpInfo": "…", "tls": null, "vantage": "…", "resolution": null,
+			"failedStepReceived": "", "socketOptions": "…", "route": "…", "icmp": null}}}`,
 	}
 	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
 	if len(lines) != len(want) {
@@ -143,19 +145,28 @@ func TestAsItHappens(t *testing.T) {
 				}
 			})
 			lines := []string{"one\n", "two\n", "three\n"}
-			next <- lines[0]
+			if format == formatRaw { // where nothing is seen before the first byte
+				next <- lines[0]
+			}
 			response := w.send(t, "POST", "/v1/exchange", fmt.Sprintf(`{"target": %q}`, peer), "Accept", format)
 			reader := bufio.NewReader(response.Body)
-			for i, line := range lines {
-				want := line
-				if format != formatRaw {
-					want = base64.StdEncoding.EncodeToString([]byte(line))
-				}
+			await := func(want string) {
 				for got := ""; !strings.Contains(got, want); {
 					var err error
 					if got, err = reader.ReadString('\n'); err != nil {
-						t.Fatalf("%q: %v", line, err)
+						t.Fatalf("%q: %v", want, err)
 					}
+				}
+			}
+			if format != formatRaw {
+				await(`"connected"`)
+				next <- lines[0]
+			}
+			for i, line := range lines {
+				if format == formatRaw {
+					await(line)
+				} else {
+					await(base64.StdEncoding.EncodeToString([]byte(line)))
 				}
 				if i+1 < len(lines) {
 					next <- lines[i+1]
@@ -226,6 +237,55 @@ func TestRawNotOK(t *testing.T) {
 				t.Errorf("Probe-Ok %q, Probe-Reason %q; want %q, %q", ok, reason, wantOK, tt.reason)
 			}
 		})
+	}
+}
+
+// A body of HTTP/1.0 cannot be cut off, so there an exchange that fails halfway would look like one that went well.
+func TestRawNeedsHTTP11(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	peer := nettest.TCP(t, nettest.Reply([]byte("half")))
+	for accept, want := range map[string]string{
+		"application/octet-stream":                             "406 Not Acceptable",
+		"application/octet-stream, application/x-ndjson;q=0.1": "200 OK",
+		"text/event-stream":                                    "200 OK",
+	} {
+		conn, err := net.Dial("tcp", w.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := fmt.Sprintf(`{"target": %q}`, peer)
+		if _, err := fmt.Fprintf(conn, "POST /v1/exchange HTTP/1.0\r\nHost: localhost\r\nAccept: %s\r\nContent-Length: %d\r\n\r\n%s", accept, len(body), body); err != nil {
+			t.Fatal(err)
+		}
+		text := readAll(t, conn)
+		if !strings.HasPrefix(text, "HTTP/1.0 "+want+"\r\n") || strings.Contains(text, "HTTP/1.1") != (want != "200 OK") {
+			t.Errorf("%s: %s; want %s", accept, text, want)
+		}
+	}
+}
+
+// Nothing is compressed, whatever the client would take: an event that is held back until there is enough to compress is
+// not seen when it happens.
+func TestNothingIsCompressed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	peer := nettest.TCP(t, nettest.Reply(bytes.Repeat([]byte("compressible "), 10_000)))
+	exchange := fmt.Sprintf(`{"target": %q}`, peer)
+	for _, tt := range []struct{ method, path, body, accept string }{
+		{"POST", "/v1/exchange", exchange, formatLines},
+		{"POST", "/v1/exchange", exchange, formatJSON},
+		{"POST", "/v1/exchange", exchange, formatRaw},
+		{"POST", "/v1/exchange", exchange, formatEvents},
+		{"POST", "/v1/connect", exchange, "*/*"},
+		{"GET", "/v1/services?pageSize=1000", "", "*/*"},
+		{"GET", "/openapi.json", "", "*/*"},
+		{"GET", "/nowhere", "", "*/*"},
+	} {
+		response, text := w.ask(t, tt.method, tt.path, tt.body, "Accept", tt.accept, "Accept-Encoding", "gzip, deflate, br, zstd, *")
+		if response.Header.Get("Content-Encoding") != "" || len(response.TransferEncoding) > 1 || strings.HasPrefix(text, "\x1f\x8b") || text == "" {
+			t.Errorf("%s, %s: %v, %.20q", tt.path, tt.accept, response.Header, text)
+		}
 	}
 }
 
