@@ -138,13 +138,15 @@ func (t *tool) converse(ctx context.Context, open *probev1.Open, flags *converse
 			case event.GetChunk() != nil:
 				sender.heard()
 			}
-			return transfer.during(event.GetChunk(), func() error { return t.tellConversation(ctx, told, event) })
+			return transfer.during(event.GetChunk(), func() error { return t.tellConversation(told, event) })
 		})
 		cancel()
 		close(sender.ended)
 		sending.Wait()
 		transfer.stop()
 		switch {
+		case err != nil && ctx.Err() != nil && !sender.hasConnection():
+			return &exitError{code: exitInterrupted, text: "interrupted before the connection was open"}
 		case err != nil && ctx.Err() != nil:
 			return &exitError{code: exitInterrupted, text: fmt.Sprintf("interrupted: %s received by then", transfer.received())}
 		case err != nil:
@@ -162,7 +164,7 @@ func (t *tool) converse(ctx context.Context, open *probev1.Open, flags *converse
 }
 
 // tellConversation shows one event: the peer's bytes on stdout, and what a person should know on stderr.
-func (t *tool) tellConversation(interrupted context.Context, told *story, event *probev1.ExchangeResponse) error {
+func (t *tool) tellConversation(told *story, event *probev1.ExchangeResponse) error {
 	if t.format != formatTable {
 		return t.printEvent(event)
 	}
@@ -174,9 +176,8 @@ func (t *tool) tellConversation(interrupted context.Context, told *story, event 
 		if err := t.stdout.close(); err != nil {
 			return err
 		}
-		// The outcome begins a line of its own, behind what the peer said or the ^C that the terminal shows.
-		if t.stderr.terminal && (interrupted.Err() != nil || t.stdout.terminal && t.stdout.midLine()) {
-			t.stderr.line("")
+		if t.stderr.terminal && t.stdout.terminal && t.stdout.midLine() {
+			t.stderr.line("") // the outcome begins a line of its own
 		}
 		return told.tell(event)
 	case event.GetConnected() != nil, event.GetTls() != nil, event.GetPeerClosed().GetUnclean():

@@ -72,6 +72,15 @@ func (s *sender) begin(input io.Reader) {
 	go s.read(input)
 }
 
+func (s *sender) hasConnection() bool {
+	select {
+	case <-s.connected:
+		return true
+	default:
+		return false
+	}
+}
+
 // read ends with the input or with the conversation.
 func (s *sender) read(input io.Reader) {
 	size := streamPiece
@@ -128,10 +137,8 @@ func (s *sender) run(interrupted context.Context, cancel context.CancelFunc) err
 			return
 		}
 		patience := endPatience
-		select {
-		case <-s.connected:
-		default:
-			patience = 0 // frames take effect on a connection, and there is none
+		if !s.hasConnection() {
+			patience = 0 // frames take effect on one
 		}
 		select {
 		case <-time.After(patience):

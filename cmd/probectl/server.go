@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -78,9 +79,25 @@ type server struct {
 // interruption, unless f has one to tell. Before and after that Ctrl-C ends the program, as it does by default: the input
 // has been read by then and nothing is lost.
 func (t *tool) withServer(ctx context.Context, f func(context.Context, *server) error) error {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for anything
+	ctx, interrupt := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt)
+	var listening sync.WaitGroup
+	listening.Go(func() {
+		select {
+		case <-signals:
+			signal.Stop(signals) // a second Ctrl-C does not wait for anything
+			if t.stderr.terminal {
+				t.stderr.status("")
+				t.stderr.line("") // it shows ^C, and what is told next begins a line of its own
+			}
+			interrupt()
+		case <-ctx.Done():
+			signal.Stop(signals)
+		}
+	})
+	defer listening.Wait()
+	defer interrupt()
 
 	s, err := t.open(ctx)
 	if err == nil {

@@ -348,12 +348,12 @@ func TestCtrlC(t *testing.T) {
 		await  string
 		expect string
 	}{
-		{"exchange", []string{"exchange", peer}, `\| hello\\n\n`, `(?s)\| hello\\n\n.*probectl: interrupted: 6 bytes in 1 chunk received by then\n$`},
+		{"exchange", []string{"exchange", peer}, `\| hello\\n\n`, `\| hello\\n\n\nprobectl: interrupted: 6 bytes in 1 chunk received by then\n$`},
 		{
 			"connect", []string{"connect", peer, nettest.Backlog(t).String(), peer}, `\r2 of 3 targets`,
-			`(?s)TLS\n\S+ +\S+ +ok .*\n\S+ +- +not answered +- +- +-\n\S+ +\S+ +ok .*probectl: interrupted: 2 of 3 targets answered by then\n$`,
+			`(?s)\nTARGET .* TLS\n\S+ +\S+ +ok .*\n\S+ +- +not answered +- +- +-\n\S+ +\S+ +ok .*probectl: interrupted: 2 of 3 targets answered by then\n$`,
 		},
-		{"raw", []string{"exchange", peer, "--raw"}, `hello\n`, `^hello\n.*probectl: interrupted: 6 bytes in 1 chunk received by then\n$`},
+		{"raw", []string{"exchange", peer, "--raw"}, `hello\n`, `^hello\n\nprobectl: interrupted: 6 bytes in 1 chunk received by then\n$`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
