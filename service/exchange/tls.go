@@ -1,21 +1,13 @@
 package exchange
 
 import (
-	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
-	"os"
 	"strings"
 	"time"
 )
@@ -214,88 +206,6 @@ func (h *handshake) verify(state tls.ConnectionState) error {
 	return nil
 }
 
-// problems is all that is wrong with a chain, each judged without regard to the others, what the reason is first.
-func (h *handshake) problems(chain []*x509.Certificate, now time.Time) []*tlsError {
-	if len(chain) == 0 { // which crypto/tls does not let pass
-		return []*tlsError{{TLSUntrusted, "the peer showed no certificate"}}
-	}
-	var problems []*tlsError
-	leaf := chain[0]
-	at := now
-	switch {
-	case now.After(leaf.NotAfter):
-		problems = append(problems, &tlsError{TLSExpired, "the certificate expired on " + leaf.NotAfter.UTC().Format(time.RFC3339)})
-		at = leaf.NotAfter
-	case now.Before(leaf.NotBefore):
-		problems = append(problems, &tlsError{TLSExpired, "the certificate is valid from " + leaf.NotBefore.UTC().Format(time.RFC3339)})
-		at = leaf.NotBefore
-	}
-	intermediates := x509.NewCertPool()
-	for _, certificate := range chain[1:] {
-		intermediates.AddCert(certificate)
-	}
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: h.options.Roots, Intermediates: intermediates, CurrentTime: at})
-	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		problems = append(problems, &tlsError{TLSExpired, fmt.Sprintf("a certificate of the chain, %s, is out of its dates (%s to %s)",
-			invalid.Cert.Subject, invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))})
-	} else if err != nil {
-		problems = append(problems, &tlsError{TLSUntrusted, untrusted(leaf, err)})
-	}
-	if h.name != "" {
-		if err := leaf.VerifyHostname(h.name); err != nil {
-			problems = append(problems, &tlsError{TLSWrongName, wrongName(leaf, h.name)})
-		}
-	}
-	return problems
-}
-
-func untrusted(leaf *x509.Certificate, err error) string {
-	switch {
-	case bytes.Equal(leaf.RawSubject, leaf.RawIssuer) && leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil:
-		return "the certificate is signed by itself, and not among those to trust"
-	case errors.As(err, new(x509.UnknownAuthorityError)):
-		return "the certificate is issued by " + leaf.Issuer.String() + ", who is not known here"
-	}
-	return strings.TrimPrefix(err.Error(), "x509: ")
-}
-
-func wrongName(leaf *x509.Certificate, name string) string {
-	names := alternativeNames(leaf)
-	switch {
-	case len(names) == 0:
-		return fmt.Sprintf("the certificate carries no name at all (no subjectAltName), so not %s", name)
-	case len(names) > 8:
-		names = append(names[:8:8], fmt.Sprintf("and %d more", len(names)-8))
-	}
-	return fmt.Sprintf("the certificate is for %s, not for %s", strings.Join(names, ", "), name)
-}
-
-func alternativeNames(c *x509.Certificate) []string {
-	names := append([]string(nil), c.DNSNames...)
-	for _, ip := range c.IPAddresses {
-		if address, ok := netip.AddrFromSlice(ip); ok {
-			names = append(names, address.Unmap().String())
-		}
-	}
-	for _, uri := range c.URIs {
-		names = append(names, uri.String())
-	}
-	return append(names, c.EmailAddresses...)
-}
-
-func describe(c *x509.Certificate) Certificate {
-	digest := sha256.Sum256(c.Raw)
-	return Certificate{
-		Subject: c.Subject.String(), Issuer: c.Issuer.String(),
-		Names:     alternativeNames(c),
-		NotBefore: c.NotBefore, NotAfter: c.NotAfter,
-		SerialNumber: hex.EncodeToString(c.SerialNumber.Bytes()),
-		SHA256:       hex.EncodeToString(digest[:]),
-		KeyType:      keyType(c),
-		CA:           c.BasicConstraintsValid && c.IsCA,
-	}
-}
-
 // groupName is the name of a key exchange in IANA's registry of TLS supported groups; empty for none.
 func groupName(group tls.CurveID) string {
 	switch group {
@@ -311,18 +221,6 @@ func groupName(group tls.CurveID) string {
 		return "x25519"
 	}
 	return group.String()
-}
-
-func keyType(c *x509.Certificate) string {
-	switch key := c.PublicKey.(type) {
-	case *rsa.PublicKey:
-		return fmt.Sprintf("RSA %d", key.N.BitLen())
-	case *ecdsa.PublicKey:
-		return "ECDSA " + key.Params().Name
-	case ed25519.PublicKey:
-		return "Ed25519"
-	}
-	return c.PublicKeyAlgorithm.String()
 }
 
 // failure says why the handshake failed, or what was read right behind it.
@@ -367,85 +265,6 @@ func (h *handshake) failure(err error) *failure {
 		f.errno, f.text = errno, text
 	}
 	return f
-}
-
-// wire is the connection below TLS. It keeps the first of what went over it, which tells whether the peer speaks TLS.
-type wire struct {
-	net.Conn
-	received, sent []byte          // the first wireHead bytes
-	ended          bool            // the peer has closed, below TLS
-	ctx            context.Context // of the handshake, while there is one
-	unacknowledged func() (uint64, bool)
-}
-
-const wireHead = 64
-
-// errSilent is the end of a handshake whose hello was taken and not answered.
-var errSilent = errors.New("no answer to the hello")
-
-func (w *wire) Read(b []byte) (int, error) {
-	n, err := w.read(b)
-	w.ended = w.ended || errors.Is(err, io.EOF)
-	if room := wireHead - len(w.received); room > 0 {
-		w.received = append(w.received, b[:min(n, room)]...)
-	}
-	return n, err
-}
-
-// read is Read. A peer that has the hello and does not say a word speaks something else: servers answer it at once, and
-// what is waiting for more would wait to the end.
-func (w *wire) read(b []byte) (int, error) {
-	if w.ctx == nil || len(w.received) > 0 {
-		return w.Conn.Read(b)
-	}
-	w.wakeAt(time.Now().Add(helloPatience))
-	n, err := w.Conn.Read(b)
-	if errors.Is(err, os.ErrDeadlineExceeded) && w.ctx.Err() == nil {
-		if n, told := w.unacknowledged(); told && n == 0 {
-			return 0, errSilent
-		}
-		w.wakeAt(time.Time{})
-		return w.Conn.Read(b)
-	}
-	w.wakeAt(time.Time{})
-	return n, err
-}
-
-// wakeAt sets the deadline for reads, unless the context has ended, which has set it already, and only once.
-func (w *wire) wakeAt(t time.Time) {
-	_ = w.SetReadDeadline(t)
-	if w.ctx.Err() != nil {
-		_ = w.SetReadDeadline(time.Unix(1, 0))
-	}
-}
-
-func (w *wire) Write(b []byte) (int, error) {
-	if room := wireHead - len(w.sent); room > 0 {
-		w.sent = append(w.sent, b[:min(len(b), room)]...)
-	}
-	return w.Conn.Write(b)
-}
-
-// SetWriteDeadline is called by crypto/tls alone, which gives the last alert five seconds: too long for a peer that does
-// not read.
-func (w *wire) SetWriteDeadline(t time.Time) error {
-	if soon := time.Now().Add(closePatience); t.After(soon) {
-		t = soon
-	}
-	return w.Conn.SetWriteDeadline(t)
-}
-
-// notTLS tells whether what came is no TLS: no record (RFC 8446, section 5.1), or our own words come back.
-func (w *wire) notTLS() bool {
-	if len(w.received) == 0 {
-		return false
-	}
-	return !looksLikeTLS(w.received) || len(w.received) >= 11 && bytes.HasPrefix(w.sent, w.received)
-}
-
-// looksLikeTLS tells whether data begins as a TLS record does.
-func looksLikeTLS(data []byte) bool {
-	return data[0] >= 20 && data[0] <= 24 && (len(data) < 2 || data[1] == 3)
 }
 
 // excerpt is the beginning of what came, quoted.

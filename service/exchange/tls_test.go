@@ -3,12 +3,8 @@ package exchange
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"io"
 	"math/big"
 	"net"
@@ -19,68 +15,9 @@ import (
 	"probed/internal/nettest"
 )
 
-// issuer issues certificates for tests.
-type issuer struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-	pool        *x509.CertPool
+func expired(c *x509.Certificate) {
+	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(-time.Minute)
 }
-
-func newIssuer(t testing.TB) *issuer {
-	t.Helper()
-	a := &issuer{key: newKey(t), pool: x509.NewCertPool()}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	a.certificate = sign(t, template, template, a.key, a.key)
-	a.pool.AddCert(a.certificate)
-	return a
-}
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func sign(t testing.TB, template, parent *x509.Certificate, key, parentKey *ecdsa.PrivateKey) *x509.Certificate {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), parentKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certificate
-}
-
-// issue returns a certificate for names, valid as change says.
-func (a *issuer) issue(t testing.TB, change func(*x509.Certificate), names ...string) tls.Certificate {
-	t.Helper()
-	key := newKey(t)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(0x4711), Subject: pkix.Name{CommonName: "peer"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	for _, name := range names {
-		if ip := net.ParseIP(name); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, name)
-		}
-	}
-	if change != nil {
-		change(template)
-	}
-	return tls.Certificate{Certificate: [][]byte{sign(t, template, a.certificate, key, a.key).Raw}, PrivateKey: key}
-}
-
-func expired(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
 
 // underTLS lets a peer speak TLS.
 func underTLS(config *tls.Config, handle func(net.Conn)) func(net.Conn) {
@@ -106,8 +43,8 @@ func securely(target Target) Target {
 // The trap of the lecture, under TLS, and the rules of receive.
 func TestTLSExchange(t *testing.T) {
 	t.Parallel()
-	a := newIssuer(t)
-	config := &tls.Config{Certificates: []tls.Certificate{a.issue(t, nil, "127.0.0.1")}, NextProtos: []string{"echo"}}
+	a := newAuthority(t, "authority")
+	config := &tls.Config{Certificates: []tls.Certificate{a.serving(t, nil, "127.0.0.1")}, NextProtos: []string{"echo"}}
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for _, size := range []int{0, 1, 4096, 16384, 16385, 1 << 20, 5 << 20} {
 			config := config.Clone()
@@ -115,7 +52,7 @@ func TestTLSExchange(t *testing.T) {
 			target, _ := streamTarget(t, "tcp", underTLS(config, secureEcho))
 			data := nettest.Data(size)
 			r := trial{request: Request{
-				Target: securely(target), TLS: &TLSOptions{Roots: a.pool, ALPN: []string{"echo"}},
+				Target: securely(target), TLS: &TLSOptions{Roots: pool(a), ALPN: []string{"echo"}},
 				Steps: []Step{Send{Data: data}, HalfClose{}, Receive{}},
 			}}.run(t)
 			if !r.OK || !bytes.Equal(r.data, data) || r.EndedBy != EndedByPeerClosed || r.BytesSent != uint64(size) {
@@ -124,13 +61,13 @@ func TestTLSExchange(t *testing.T) {
 			if r.TLS == nil || r.TLS.Version != tls.VersionName(version) || r.TLS.ALPN != "echo" || !r.TLS.Verified || r.TLS.KeyExchange == "" || r.Timings.TLS <= 0 {
 				t.Errorf("TLS: %+v", r.TLS)
 			}
-			if c := r.TLS.Chain; len(c) != 1 || c[0].SerialNumber != "4711" || c[0].KeyType != "ECDSA P-256" || c[0].Names[0] != "127.0.0.1" || len(c[0].SHA256) != 64 || c[0].Issuer != "CN=authority" {
+			if c := r.TLS.Chain; len(c) != 1 || c[0].SerialNumber == "" || c[0].KeyType != "ECDSA P-256" || c[0].Names[0] != "127.0.0.1" || len(c[0].SHA256) != 64 || c[0].Issuer != "CN=authority" {
 				t.Errorf("chain: %+v", c)
 			}
 		}
 	}
 	target, _ := streamTarget(t, "tcp", underTLS(config, secureEcho))
-	r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: a.pool}, Steps: []Step{
+	r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: pool(a)}, Steps: []Step{
 		Send{Data: []byte("abcdef\nghi")}, Receive{Length: 3}, Receive{Delimiter: "\n"}, Expect{Literal: []byte("g")}, Receive{Idle: 50 * time.Millisecond},
 	}}}.run(t)
 	if !r.OK || r.EndedBy != EndedByIdle || string(r.data) != "abcdef\nghi" {
@@ -140,8 +77,8 @@ func TestTLSExchange(t *testing.T) {
 
 func TestStartTLS(t *testing.T) {
 	t.Parallel()
-	a := newIssuer(t)
-	config := &tls.Config{Certificates: []tls.Certificate{a.issue(t, nil, "mail.test")}}
+	a := newAuthority(t, "authority")
+	config := &tls.Config{Certificates: []tls.Certificate{a.serving(t, nil, "mail.test")}}
 	for _, tt := range []struct {
 		name    string
 		greets  string
@@ -158,7 +95,7 @@ func TestStartTLS(t *testing.T) {
 				_, _ = io.WriteString(c, tt.greets)
 				underTLS(config, secureEcho)(c)
 			})
-			r := trial{request: Request{Target: target, TLS: &TLSOptions{Roots: a.pool}, Steps: []Step{
+			r := trial{request: Request{Target: target, TLS: &TLSOptions{Roots: pool(a)}, Steps: []Step{
 				Expect{Literal: []byte(tt.expects)}, StartTLS{ServerName: "mail.test"}, Send{Data: []byte("secret")}, HalfClose{}, Receive{},
 			}}}.run(t)
 			if r.Reason != tt.reason || !strings.Contains(r.Error, tt.text) {
@@ -176,8 +113,8 @@ func TestStartTLS(t *testing.T) {
 
 func TestConverseStartTLS(t *testing.T) {
 	t.Parallel()
-	a := newIssuer(t)
-	config := &tls.Config{Certificates: []tls.Certificate{a.issue(t, nil, "127.0.0.1")}}
+	a := newAuthority(t, "authority")
+	config := &tls.Config{Certificates: []tls.Certificate{a.serving(t, nil, "127.0.0.1")}}
 	target, _ := streamTarget(t, "tcp", func(c net.Conn) {
 		buffer := make([]byte, 1)
 		_, _ = io.ReadFull(c, buffer)
@@ -191,7 +128,7 @@ func TestConverseStartTLS(t *testing.T) {
 		func() Step { return Send{Data: []byte("secret")} },
 		func() Step { return HalfClose{} },
 	}
-	s := talk{request: Request{Target: target, TLS: &TLSOptions{Roots: a.pool}}, next: func() (Step, error) {
+	s := talk{request: Request{Target: target, TLS: &TLSOptions{Roots: pool(a)}}, next: func() (Step, error) {
 		if len(steps) == 0 {
 			return nil, io.EOF
 		}
@@ -212,13 +149,13 @@ func TestConverseStartTLS(t *testing.T) {
 
 func TestConverseTLSBothWays(t *testing.T) {
 	t.Parallel()
-	a := newIssuer(t)
-	config := &tls.Config{Certificates: []tls.Certificate{a.issue(t, nil, "127.0.0.1")}}
+	a := newAuthority(t, "authority")
+	config := &tls.Config{Certificates: []tls.Certificate{a.serving(t, nil, "127.0.0.1")}}
 	target, _ := streamTarget(t, "tcp", underTLS(config, secureEcho))
 	const frames = 128
 	block := nettest.Data(64 << 10)
 	n := 0
-	s := talk{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: a.pool}}, next: func() (Step, error) {
+	s := talk{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: pool(a)}}, next: func() (Step, error) {
 		switch n++; {
 		case n <= frames:
 			return Send{Data: block}, nil
@@ -236,24 +173,26 @@ func TestConverseTLSBothWays(t *testing.T) {
 // What is wrong with a certificate is all told, and what it is too.
 func TestCertificateProblems(t *testing.T) {
 	t.Parallel()
-	a, stranger := newIssuer(t), newIssuer(t)
+	a, stranger := newAuthority(t, "authority"), newAuthority(t, "authority")
 	for _, tt := range []struct {
 		name        string
 		certificate tls.Certificate
 		reason      Reason
 		texts       []string
 	}{
-		{"expired", a.issue(t, expired, "127.0.0.1"), TLSExpired, []string{"the certificate expired on "}},
-		{"not yet", a.issue(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, "127.0.0.1"), TLSExpired, []string{"is valid from "}},
-		{"a name of others", a.issue(t, nil, "other.test", "::1"), TLSWrongName, []string{"is for other.test, ::1, not for 127.0.0.1"}},
-		{"no name", a.issue(t, nil), TLSWrongName, []string{"no name at all"}},
-		{"an unknown authority", stranger.issue(t, nil, "127.0.0.1"), TLSUntrusted, []string{"issued by CN=authority"}},
-		{"all of it", stranger.issue(t, expired, "other.test"), TLSExpired, []string{"expired on ", "CN=authority", "not for 127.0.0.1"}},
+		{"expired", a.serving(t, expired, "127.0.0.1"), TLSExpired, []string{"the certificate expired on "}},
+		{"not yet", a.serving(t, func(c *x509.Certificate) {
+			c.NotBefore, c.NotAfter = time.Now().Add(time.Minute), time.Now().Add(time.Hour)
+		}, "127.0.0.1"), TLSExpired, []string{"is valid from "}},
+		{"a name of others", a.serving(t, nil, "other.test", "::1"), TLSWrongName, []string{"is for other.test, ::1, not for 127.0.0.1"}},
+		{"no name", a.serving(t, nil), TLSWrongName, []string{"no name at all"}},
+		{"an unknown authority", stranger.serving(t, nil, "127.0.0.1"), TLSUntrusted, []string{"issued by CN=authority"}},
+		{"all of it", stranger.serving(t, expired, "other.test"), TLSExpired, []string{"expired on ", "CN=authority", "not for 127.0.0.1"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			target, _ := streamTarget(t, "tcp", underTLS(&tls.Config{Certificates: []tls.Certificate{tt.certificate}}, secureEcho))
-			r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: a.pool}, Steps: []Step{Send{Data: []byte("secret")}}}}.run(t)
+			r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: pool(a)}, Steps: []Step{Send{Data: []byte("secret")}}}}.run(t)
 			r.wants(t, PhaseTLS, tt.reason, EndedByNone)
 			for _, text := range tt.texts {
 				if !strings.Contains(r.Error, text) || !strings.Contains(r.TLS.VerifyError, text) {
@@ -264,7 +203,7 @@ func TestCertificateProblems(t *testing.T) {
 				t.Errorf("%+v, TLS %+v", r.Outcome, r.TLS)
 			}
 			// Whoever wants to may go on, and is told the same.
-			r = trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: a.pool, SkipVerify: true}, Steps: []Step{Send{Data: []byte("x")}, Receive{Length: 1}}}}.run(t)
+			r = trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: pool(a), SkipVerify: true}, Steps: []Step{Send{Data: []byte("x")}, Receive{Length: 1}}}}.run(t)
 			if !r.OK || r.TLS.Verified || r.TLS.VerifyError == "" {
 				t.Errorf("unverified: %+v, TLS %+v", r.Outcome, r.TLS)
 			}
@@ -275,9 +214,9 @@ func TestCertificateProblems(t *testing.T) {
 // Every address is checked to the end, and each has its own answer.
 func TestAllAddresses(t *testing.T) {
 	t.Parallel()
-	a := newIssuer(t)
+	a := newAuthority(t, "authority")
 	serve := func(address, port string, change func(*x509.Certificate)) string {
-		config := &tls.Config{Certificates: []tls.Certificate{a.issue(t, change, "web.test")}}
+		config := &tls.Config{Certificates: []tls.Certificate{a.serving(t, change, "web.test")}}
 		_, port, _ = net.SplitHostPort(nettest.Listen(t, "tcp", net.JoinHostPort(address, port), underTLS(config, secureEcho)).String())
 		return port
 	}
@@ -286,7 +225,7 @@ func TestAllAddresses(t *testing.T) {
 	target := Target{Scheme: "tls", Host: "web.test"}
 	target.Port, _ = func() (uint16, bool) { n := new(big.Int); n.SetString(port, 10); return uint16(n.Uint64()), true }()
 	resolve := hosts(t, "127.0.0.1 web.test", "127.0.0.2 web.test", "127.0.0.3 web.test")
-	r := trial{config: Config{Resolve: resolve}, request: Request{Target: target, AllAddresses: true, TLS: &TLSOptions{Roots: a.pool}}}.run(t)
+	r := trial{config: Config{Resolve: resolve}, request: Request{Target: target, AllAddresses: true, TLS: &TLSOptions{Roots: pool(a)}}}.run(t)
 	r.wants(t, PhaseTLS, TLSExpired, EndedByNone)
 	if len(r.Attempts) != 3 || !strings.Contains(r.Error, "127.0.0.3:") || !strings.Contains(r.Error, "(3 addresses tried); 2 of them failed") {
 		t.Fatalf("%+v", r.Outcome)
@@ -313,8 +252,8 @@ func TestAllAddresses(t *testing.T) {
 // One end speaks TLS and the other does not: told as such, and at once.
 func TestTLSNotSpoken(t *testing.T) {
 	t.Parallel()
-	a := newIssuer(t)
-	speaksTLS := underTLS(&tls.Config{Certificates: []tls.Certificate{a.issue(t, nil, "127.0.0.1")}}, secureEcho)
+	a := newAuthority(t, "authority")
+	speaksTLS := underTLS(&tls.Config{Certificates: []tls.Certificate{a.serving(t, nil, "127.0.0.1")}}, secureEcho)
 	alerts := nettest.ReplyAfter(1, []byte{21, 3, 1, 0, 2, 2, 70})
 	for _, tt := range []struct {
 		name  string
@@ -389,8 +328,8 @@ func TestHandshakeEnds(t *testing.T) {
 // A connection that ends without TLS saying so may have been cut off, and a peer that does not read is not waited for.
 func TestTLSCloses(t *testing.T) {
 	t.Parallel()
-	a := newIssuer(t)
-	config := &tls.Config{Certificates: []tls.Certificate{a.issue(t, nil, "127.0.0.1")}}
+	a := newAuthority(t, "authority")
+	config := &tls.Config{Certificates: []tls.Certificate{a.serving(t, nil, "127.0.0.1")}}
 	for _, unclean := range []bool{false, true} {
 		target, _ := streamTarget(t, "tcp", func(c net.Conn) {
 			underTLS(config, func(secured net.Conn) {
@@ -401,7 +340,7 @@ func TestTLSCloses(t *testing.T) {
 				}
 			})(c)
 		})
-		r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: a.pool}, Steps: []Step{Receive{}}}}.run(t)
+		r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: pool(a)}, Steps: []Step{Receive{}}}}.run(t)
 		if !r.OK || string(r.data) != "bye" || r.EndedBy != EndedByPeerClosed {
 			t.Errorf("%+v", r.Outcome)
 		}
@@ -414,7 +353,7 @@ func TestTLSCloses(t *testing.T) {
 	target, _ := streamTarget(t, "tcp", func(c net.Conn) {
 		underTLS(config, func(net.Conn) { nettest.NeverRead(c) })(c)
 	})
-	r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: a.pool}, Steps: []Step{Send{Data: nettest.Data(32 << 20)}}, Timeout: 300 * time.Millisecond}}.run(t)
+	r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: pool(a)}, Steps: []Step{Send{Data: nettest.Data(32 << 20)}}, Timeout: 300 * time.Millisecond}}.run(t)
 	r.wants(t, PhaseSend, SendTimeout, EndedByDeadline)
 	within(t, r.took, 300*time.Millisecond)
 }
@@ -422,19 +361,19 @@ func TestTLSCloses(t *testing.T) {
 // A peer that wants a client certificate says so only when the handshake is over for us.
 func TestClientCertificate(t *testing.T) {
 	t.Parallel()
-	a := newIssuer(t)
+	a := newAuthority(t, "authority")
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		config := &tls.Config{
-			Certificates: []tls.Certificate{a.issue(t, nil, "127.0.0.1")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: a.pool, MaxVersion: version,
+			Certificates: []tls.Certificate{a.serving(t, nil, "127.0.0.1")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool(a), MaxVersion: version,
 		}
 		target, _ := streamTarget(t, "tcp", underTLS(config, secureEcho))
-		r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: a.pool}}}.run(t)
+		r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: pool(a)}}}.run(t)
 		r.wants(t, PhaseTLS, TLSHandshake, EndedByNone)
 		if !strings.Contains(r.Error, "none was given") || r.Hint != hintClientCertificate || !r.TLS.ClientCertificateRequested {
 			t.Errorf("%s: %q", tls.VersionName(version), r.Error)
 		}
-		mine := a.issue(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, "client.test")
-		r = trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: a.pool, Certificate: []tls.Certificate{mine}}, Steps: []Step{Send{Data: []byte("x")}, Receive{Length: 1}}}}.run(t)
+		mine := a.serving(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, "client.test")
+		r = trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: pool(a), Certificate: []tls.Certificate{mine}}, Steps: []Step{Send{Data: []byte("x")}, Receive{Length: 1}}}}.run(t)
 		if !r.OK || !r.TLS.ClientCertificateRequested {
 			t.Errorf("%s: %+v", tls.VersionName(version), r.Outcome)
 		}
