@@ -242,6 +242,61 @@ func TestActive(t *testing.T) {
 	}
 }
 
+// A conversation is a session like any other, also one that its caller breaks.
+func TestConversations(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	type frame = probev1.ConverseRequest
+	open := &frame{Frame: &probev1.ConverseRequest_Open{Open: &probev1.Open{Target: "tcp4://" + nettest.TCP(t, nettest.Echo).String()}}}
+	data := &frame{Frame: &probev1.ConverseRequest_Data{Data: []byte("hello")}}
+	for _, last := range []*frame{{Frame: &probev1.ConverseRequest_Close{Close: &probev1.Close{}}}, open} {
+		stream, err := probev1.NewExchangeServiceClient(w.conn).Converse(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []*frame{open, data} {
+			if err := stream.Send(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for event := (&probev1.ExchangeResponse{}); event.GetChunk() == nil; {
+			if event, err = stream.Recv(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := w.series(t, "probed_sessions_active"); got["probed_sessions_active{network=tcp4}"] != 1 {
+			t.Errorf("while it goes on: %v", got)
+		}
+		if err := stream.Send(last); err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = stream.Recv()
+		}
+	}
+	for w.series(t, "probed_sessions_active")["probed_sessions_active{network=tcp4}"] != 0 {
+		runtime.Gosched()
+	}
+	for name, want := range map[string]float64{
+		"probed_dials_total{network=tcp4,reason=OK}":                                                                                            2,
+		"probed_session_bytes_total{direction=sent,network=tcp4}":                                                                               10,
+		"probed_session_bytes_total{direction=received,network=tcp4}":                                                                           10,
+		"probed_sessions_total{network=tcp4,reason=OK}":                                                                                         1,
+		"probed_sessions_total{network=tcp4,reason=CANCELLED}":                                                                                  1,
+		"grpc_server_handled_total{grpc_code=OK,grpc_method=Converse,grpc_service=probe.v1.ExchangeService,grpc_type=bidi_stream}":              1,
+		"grpc_server_handled_total{grpc_code=InvalidArgument,grpc_method=Converse,grpc_service=probe.v1.ExchangeService,grpc_type=bidi_stream}": 1,
+	} {
+		prefix, _, _ := strings.Cut(name, "{")
+		got := w.series(t, prefix)
+		for ; got[name] < want && t.Context().Err() == nil; got = w.series(t, prefix) { // it counts a moment after it has ended
+			runtime.Gosched()
+		}
+		if got[name] != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
 // However many targets and names there are, the number of series stays what it is.
 func TestCardinality(t *testing.T) {
 	t.Parallel()
