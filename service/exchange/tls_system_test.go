@@ -357,8 +357,8 @@ func TestPlainToTLS(t *testing.T) {
 					r.wants(t, PhaseClose, None, EndedByPeerClosed) // which is what was waited for
 				} else {
 					r.wants(t, PhaseReceive, tt.reason, EndedByNone)
-					if !strings.Contains(r.Error, tt.says) || r.Layer != LayerApplication {
-						t.Errorf("layer %d: %s; want %s", r.Layer, r.Error, tt.says)
+					if !strings.Contains(r.Error, tt.says) || r.Layer != LayerApplication || (r.Hint == hintHungUp) != (tt.reason == PeerClosedEarly) {
+						t.Errorf("layer %d: %s (%s); want %s", r.Layer, r.Error, r.Hint, tt.says)
 					}
 				}
 				if r.took > quickly {
