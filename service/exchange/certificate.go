@@ -18,33 +18,32 @@ import (
 // problems is all that is wrong with a chain, each judged without regard to the others, what the reason is first.
 func (h *handshake) problems(chain []*x509.Certificate, now time.Time) []*tlsError {
 	if len(chain) == 0 { // which crypto/tls does not let pass
-		return []*tlsError{{TLSUntrusted, "the peer showed no certificate"}}
+		return []*tlsError{{reason: TLSUntrusted, text: "the peer showed no certificate"}}
 	}
 	var problems []*tlsError
-	leaf := chain[0]
-	at := now
+	leaf := *chain[0] // a copy, which loses its dates below
 	switch {
 	case now.After(leaf.NotAfter):
-		problems = append(problems, &tlsError{TLSExpired, "the certificate expired on " + leaf.NotAfter.UTC().Format(time.RFC3339)})
-		at = leaf.NotAfter
+		problems = append(problems, &tlsError{reason: TLSExpired, text: "the certificate expired on " + leaf.NotAfter.UTC().Format(time.RFC3339)})
 	case now.Before(leaf.NotBefore):
-		problems = append(problems, &tlsError{TLSExpired, "the certificate is valid from " + leaf.NotBefore.UTC().Format(time.RFC3339)})
-		at = leaf.NotBefore
+		problems = append(problems, &tlsError{reason: TLSExpired, text: "the certificate is valid from " + leaf.NotBefore.UTC().Format(time.RFC3339)})
 	}
+	// The dates of the leaf have been judged; those of the others are at this moment too.
+	leaf.NotBefore, leaf.NotAfter = now, now
 	intermediates := x509.NewCertPool()
 	for _, certificate := range chain[1:] {
 		intermediates.AddCert(certificate)
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: h.options.Roots, Intermediates: intermediates, CurrentTime: at})
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: h.options.Roots, Intermediates: intermediates, CurrentTime: now})
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		problems = append(problems, &tlsError{TLSExpired, fmt.Sprintf("a certificate of the chain, %s, is out of its dates (%s to %s)",
+		problems = append(problems, &tlsError{reason: TLSExpired, text: fmt.Sprintf("a certificate of the chain, %s, is out of its dates (%s to %s)",
 			invalid.Cert.Subject, invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))})
 	} else if err != nil {
-		problems = append(problems, &tlsError{TLSUntrusted, untrusted(leaf, err)})
+		problems = append(problems, &tlsError{reason: TLSUntrusted, text: untrusted(&leaf, err)})
 	}
 	if h.name != "" {
 		if err := leaf.VerifyHostname(h.name); err != nil {
-			problems = append(problems, &tlsError{TLSWrongName, wrongName(leaf, h.name)})
+			problems = append(problems, &tlsError{reason: TLSWrongName, text: wrongName(&leaf, h.name)})
 		}
 	}
 	return problems

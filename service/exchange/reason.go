@@ -85,6 +85,7 @@ const (
 	hintHelloSilence      = "The peer does not speak TLS on this port and waits for more, as one that reads lines does; or its process hangs."
 	hintHelloLost         = "The connection is open, and the TLS hello was not even acknowledged: packets of its size may not get through (a path MTU that is smaller than it looks), or the host has gone."
 	hintPlainLeft         = "What comes in plain text before TLS must be expected whole: a line with its end, and the last line of an answer of several."
+	hintOldVersion        = "The peer knows no newer version of TLS: it needs an update, or, where that cannot be, lower the least version to accept."
 	hintHungUp            = "The peer heard the request and closed without a word: it did not like it, or speaks another protocol. Servers of TLS do so when spoken to in plain text: connect with the scheme tls to find out."
 	hintWantsTLS          = "Use the scheme tls, as tls://HOST:PORT, or the step startTls where the protocol has one."
 	hintUnixTimeout       = "The listener does not accept: its process hangs, and its queue is full."

@@ -61,6 +61,7 @@ type Certificate struct {
 type tlsError struct {
 	reason Reason
 	text   string
+	hint   string // empty: that of the reason
 }
 
 func (e *tlsError) Error() string { return e.text }
@@ -198,10 +199,10 @@ func (h *handshake) verify(state tls.ConnectionState) error {
 		least = tls.VersionTLS12
 	}
 	if state.Version < least {
-		return &tlsError{TLSHandshake, fmt.Sprintf("the peer speaks %s at best, and %s is the least to accept", h.info.Version, tls.VersionName(least))}
+		return &tlsError{TLSHandshake, fmt.Sprintf("the peer speaks %s at best, and %s is the least to accept", h.info.Version, tls.VersionName(least)), hintOldVersion}
 	}
 	if len(problems) > 0 && !h.options.SkipVerify {
-		return &tlsError{problems[0].reason, h.info.VerifyError}
+		return &tlsError{reason: problems[0].reason, text: h.info.VerifyError}
 	}
 	return nil
 }
@@ -231,7 +232,7 @@ func (h *handshake) failure(err error) *failure {
 	var timeout net.Error
 	switch {
 	case judged:
-		f.reason, f.text = ours.reason, ours.text
+		f.reason, f.text, f.hint = ours.reason, ours.text, ours.hint
 	case h.wire.notTLS():
 		f.reason, f.text = TLSNotSpoken, "the peer answered the TLS handshake with something else: "+excerpt(h.wire.received)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -185,6 +185,9 @@ func TestCertificateProblems(t *testing.T) {
 			c.NotBefore, c.NotAfter = time.Now().Add(time.Minute), time.Now().Add(time.Hour)
 		}, "127.0.0.1"), TLSExpired, []string{"is valid from "}},
 		{"a name of others", a.serving(t, nil, "other.test", "::1"), TLSWrongName, []string{"is for other.test, ::1, not for 127.0.0.1"}},
+		{"expired, of an authority renewed since", a.serving(t, func(c *x509.Certificate) {
+			c.NotBefore, c.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour)
+		}, "127.0.0.1"), TLSExpired, []string{"the certificate expired on "}},
 		{"no name", a.serving(t, nil), TLSWrongName, []string{"no name at all"}},
 		{"an unknown authority", stranger.serving(t, nil, "127.0.0.1"), TLSUntrusted, []string{"issued by CN=authority"}},
 		{"all of it", stranger.serving(t, expired, "other.test"), TLSExpired, []string{"expired on ", "CN=authority", "not for 127.0.0.1"}},
@@ -198,6 +201,9 @@ func TestCertificateProblems(t *testing.T) {
 				if !strings.Contains(r.Error, text) || !strings.Contains(r.TLS.VerifyError, text) {
 					t.Errorf("%q and %q do not say %q", r.Error, r.TLS.VerifyError, text)
 				}
+			}
+			if n := strings.Count(r.Error, "; ") + 1; n != len(tt.texts) {
+				t.Errorf("%d problems are told, want %d: %q", n, len(tt.texts), r.Error)
 			}
 			if len(r.TLS.Chain) != 1 || r.TLS.Version == "" || r.TLS.Verified || r.BytesSent != 0 || r.FailedStep != NoStep {
 				t.Errorf("%+v, TLS %+v", r.Outcome, r.TLS)
