@@ -306,6 +306,7 @@ func TestHandlerRules(t *testing.T) {
 		{"no authority", &probev1.ConnectRequest{Target: "tls://127.0.0.1:9", Tls: &probev1.TlsOptions{CaBundle: "x"}}, codes.InvalidArgument, "ERROR_REASON_INVALID_FIELD", "tls.ca_bundle"},
 		{"a certificate without its key", &probev1.ConnectRequest{Target: "tls://127.0.0.1:9", Tls: &probev1.TlsOptions{Certificate: "x"}}, codes.InvalidArgument, "ERROR_REASON_INVALID_FIELD", "tls.private_key"},
 		{"a key without its certificate", &probev1.ConnectRequest{Target: "tls://127.0.0.1:9", Tls: &probev1.TlsOptions{PrivateKey: "x"}}, codes.InvalidArgument, "ERROR_REASON_INVALID_FIELD", "tls.certificate"},
+		{"a key behind a passphrase", &probev1.ConnectRequest{Target: "tls://127.0.0.1:9", Tls: &probev1.TlsOptions{Certificate: "x", PrivateKey: "-----BEGIN ENCRYPTED PRIVATE KEY-----"}}, codes.InvalidArgument, "ERROR_REASON_INVALID_FIELD", "tls.private_key"},
 		{"a certificate that is none", &probev1.ConnectRequest{Target: "tls://127.0.0.1:9", Tls: &probev1.TlsOptions{Certificate: "x", PrivateKey: "x"}}, codes.InvalidArgument, "ERROR_REASON_INVALID_FIELD", "tls.certificate"},
 		{"a source that is none", &probev1.ConnectRequest{Target: "127.0.0.1:9", Source: "eth0"}, codes.InvalidArgument, "ERROR_REASON_INVALID_FIELD", "source"},
 		{"a family that is none to choose", &probev1.ConnectRequest{Target: "127.0.0.1:9", Family: probev1.AddressFamily_AF_UNIX}, codes.InvalidArgument, "ERROR_REASON_INVALID_FIELD", "family"},

@@ -40,6 +40,9 @@ func tlsOptions(message *probev1.TlsOptions) (*exchange.TLSOptions, error) {
 	case certificate == "":
 		return nil, &fieldError{field: "tls.certificate", problem: "is missing: a key goes with its client certificate"}
 	}
+	if strings.Contains(key, "ENCRYPTED") { // PKCS #8 says so in the block's type, older forms in a header
+		return nil, &fieldError{field: "tls.private_key", problem: "is encrypted, and there is nobody to ask for the passphrase: give it as openssl pkey writes it"}
+	}
 	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
 	if err != nil {
 		return nil, &fieldError{field: "tls.certificate", problem: "and its key cannot be used: " + strings.TrimPrefix(err.Error(), "tls: ")}

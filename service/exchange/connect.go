@@ -235,7 +235,7 @@ func (r *race) check(ctx context.Context, conn net.Conn, attempt *Attempt) {
 	attempt.TLS, attempt.TLSDuration = &h.info, h.took
 	switch {
 	case err != nil && ctx.Err() != nil:
-		attempt.fail(r.interrupted(PhaseTLS))
+		attempt.fail(h.interrupted(r.interrupted(PhaseTLS)))
 	case err != nil:
 		attempt.fail(h.failure(err))
 	default:

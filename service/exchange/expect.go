@@ -16,9 +16,10 @@ import (
 const (
 	// expectWindow is the most bytes that an Expect looks at.
 	expectWindow = 64 << 10
-	// expectSilence is how long the peer has to be silent before a line without an end is taken for all of it. Before,
-	// where a line ends would depend on how the packets are cut.
-	expectSilence = 100 * time.Millisecond
+	// expectSilence is how long the peer has to be silent before a line without an end is tried, and expectLongSilence
+	// before a match counts that more bytes would make longer. Sooner, what matches would depend on how the packets are cut.
+	expectSilence     = 100 * time.Millisecond
+	expectLongSilence = time.Second
 	// manyGlances is how often all that came is searched anew without regard to how much that is.
 	manyGlances = 64
 	// mostInstructions bounds the program that an expression is compiled to, since the time to search grows with it.
@@ -48,10 +49,7 @@ func CompileExpect(expression string) (*regexp.Regexp, error) {
 func (s *session) expect(e Expect) *failure {
 	w := &window{expect: e, end: -1}
 	for w.end < 0 && len(w.bytes) < expectWindow {
-		var silence time.Duration
-		if w.undecided {
-			silence = expectSilence
-		}
+		silence := w.silence
 		piece, err := s.read(expectWindow-len(w.bytes), silence)
 		switch {
 		case err == nil:
@@ -141,16 +139,17 @@ func (s *session) tell(w *window, n int) error {
 
 // window is what has come while an Expect waits.
 type window struct {
-	expect    Expect
-	bytes     []byte
-	held      []piece // of bytes, those that have not been handed on
-	told      int     // number of bytes that have
-	line      int     // where the first line begins that has not been tried
-	undecided bool    // there is something that look has not seen
-	glances   int     // so far
-	seen      int     // number of bytes at the latest one
-	end       int     // of what is consumed; -1: it has not come
-	matched   [][]byte
+	expect  Expect
+	bytes   []byte
+	held    []piece       // of bytes, those that have not been handed on
+	told    int           // number of bytes that have
+	line    int           // where the first line begins that has not been tried
+	silence time.Duration // after which to look at what has come; zero: there is nothing new to look at
+	glances int           // so far
+	seen    int           // number of bytes at the latest one
+	end     int           // of what is consumed; -1: it has not come
+	inLine  bool          // look has found it in the line that has no end yet
+	matched [][]byte
 }
 
 func (w *window) add(p piece) {
@@ -165,7 +164,7 @@ func (w *window) add(p piece) {
 		}
 		return
 	}
-	w.undecided = true
+	w.silence = expectSilence
 	for {
 		n := bytes.IndexByte(w.bytes[w.line:], '\n')
 		if n < 0 {
@@ -183,12 +182,36 @@ func (w *window) add(p piece) {
 // glance is look, spared when there have been many and little has come since: a peer that says a byte now and then shall
 // not make us search the same again and again.
 func (w *window) glance() {
-	if w.undecided = false; w.glances >= manyGlances && len(w.bytes)-w.seen < len(w.bytes)/8 {
+	long := w.silence == expectLongSilence
+	w.silence = 0
+	if w.glances >= manyGlances && len(w.bytes)-w.seen < len(w.bytes)/8 {
 		return
 	}
 	w.glances++
 	w.seen = len(w.bytes)
-	w.look()
+	if w.look(); w.end >= 0 && !long && w.couldGrow() {
+		w.end, w.silence = -1, expectLongSilence
+	}
+}
+
+// couldGrow tells whether the match that look has found would be longer if the peer went on, as that of [^ ]+ in a word
+// of which only the half has come. What it tries stands for what peers say.
+func (w *window) couldGrow() bool {
+	text, end := w.bytes, w.end
+	if w.line < len(w.bytes) && w.inLine {
+		text, end = w.bytes[w.line:], w.end-w.line
+	}
+	if end < len(text) {
+		return false
+	}
+	longer := append(bytes.Clone(text), 0)
+	for _, next := range []byte("a0Z_-.:/ \r\n") {
+		longer[len(text)] = next
+		if at := w.expect.Regexp.FindIndex(longer); len(at) == 2 && at[1] > end {
+			return true
+		}
+	}
+	return false
 }
 
 // look tries the line that has no end yet, and then everything at once.
@@ -197,9 +220,9 @@ func (w *window) look() {
 		return
 	}
 	if n := w.try(w.bytes[w.line:]); n >= 0 && w.line < len(w.bytes) {
-		w.end = max(w.line+n, w.told)
+		w.end, w.inLine = max(w.line+n, w.told), true
 	} else if n := w.try(w.bytes); n >= 0 {
-		w.end = max(n, w.told)
+		w.end, w.inLine = max(n, w.told), false
 	}
 }
 

@@ -197,6 +197,30 @@ func TestCompileExpect(t *testing.T) {
 	}
 }
 
+// A word of which the half has come is no word yet, however long the packet with the rest takes.
+func TestExpectWaitsForTheRest(t *testing.T) {
+	t.Parallel()
+	target, _ := streamTarget(t, "tcp", func(c net.Conn) {
+		for _, piece := range []string{"PI", "NG :to", "ken1", "23 x\r\n"} {
+			_, _ = io.WriteString(c, piece)
+			time.Sleep(3 * expectSilence) //nolint:forbidigo // a slow peer
+		}
+		_, _ = io.Copy(c, c)
+	})
+	r := trial{request: Request{Target: target, Steps: []Step{
+		regex(t, "^PING :([^ ]+)"), Send{Data: []byte("PONG ${1}"), Expand: true}, HalfClose{}, Receive{},
+	}}}.run(t)
+	if !r.OK || !strings.HasSuffix(string(r.data), "PONG token123") {
+		t.Errorf("%q came: %+v", r.data, r.Outcome)
+	}
+	// If there is no rest, it is one after all.
+	target, _ = streamTarget(t, "tcp", says("hello world"))
+	r = trial{request: Request{Target: target, Steps: []Step{regex(t, `hello (\w+)`)}}}.run(t)
+	if !r.OK || r.Timings.Total < expectLongSilence {
+		t.Errorf("%q came: %+v", r.data, r.Outcome)
+	}
+}
+
 // However the packets are cut, the window finds the same.
 func FuzzExpect(f *testing.F) {
 	f.Add("220 mail ESMTP x\r\n250 ok", "^220 ([^ ]+)", uint64(3), true)

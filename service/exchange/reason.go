@@ -62,7 +62,7 @@ var reasons = [...]struct {
 	TLSUntrusted:       {"TLS_UNTRUSTED", LayerApplication, "The certificate's issuer is unknown here: a private CA whose certificate was not given, or an incomplete chain."},
 	TLSWrongName:       {"TLS_WRONG_NAME", LayerApplication, "The certificate is for other names: a default certificate, or a name inside the cluster that it does not carry."},
 	TLSNotSpoken:       {"TLS_NOT_SPOKEN", LayerApplication, "The peer does not speak TLS on this port, or not at once (SMTP, IMAP and PostgreSQL begin in plain text: use the step startTls). One that closes without a word may also have no certificate for this name."},
-	TLSHandshake:       {"TLS_HANDSHAKE", LayerApplication, "The peer broke off the handshake: no version or cipher in common, or it wants a client certificate."},
+	TLSHandshake:       {"TLS_HANDSHAKE", LayerApplication, "The handshake broke off: the error says by which side, and why."},
 	ExpectFailed:       {"EXPECT_FAILED", LayerApplication, "The peer answered something else than expected: look at what came. Another service on this port, or one that refuses?"},
 	ConnectionReset:    {"CONNECTION_RESET", LayerTransport, "The connection was open and has been reset: the process crashed or closed with data unread, a proxy or firewall cut in, or the other end no longer knew the connection. In a TLS handshake: the port may not speak TLS, or something on the way minds the name."},
 	BrokenPipe:         {"BROKEN_PIPE", LayerTransport, "The peer had closed the connection before all was sent. What it said before, if anything, is in the chunks."},
@@ -83,6 +83,11 @@ const (
 	hintUnixRefused       = "The socket's file is there and nobody listens on it: the process that made it is gone."
 	hintClientCertificate = "The peer lets in only who shows a certificate it trusts: give a client certificate and its key."
 	hintHelloSilence      = "The peer does not speak TLS on this port and waits for more, as one that reads lines does; or its process hangs."
+	hintClientRefused     = "The peer does not accept the client certificate: of an authority it does not know, out of its dates, or not made for clients."
+	hintNothingInCommon   = "The two have no version of TLS, no cipher or no signature algorithm in common: a server that is very old, or very strict. Some refuse in this way for want of a client certificate."
+	hintUnrecognizedName  = "The peer serves no such name: look at the name asked for (serverName), or at where the request was routed."
+	hintNoALPN            = "The peer speaks none of the application protocols offered by ALPN: offer others, or none."
+	hintHandshakeSlow     = "The peer has begun to answer the handshake and does not go on: it is overloaded, or its longer packets do not get through (a path MTU that is smaller than it looks)."
 	hintHelloLost         = "The connection is open, and the TLS hello was not even acknowledged: packets of its size may not get through (a path MTU that is smaller than it looks), or the host has gone."
 	hintPlainLeft         = "What comes in plain text before TLS must be expected whole: a line with its end, and the last line of an answer of several."
 	hintOldVersion        = "The peer knows no newer version of TLS: it needs an update, or, where that cannot be, lower the least version to accept."

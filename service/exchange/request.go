@@ -50,7 +50,8 @@ type Expect struct {
 	Literal []byte
 	// Regexp is tried on each line without its end, and consumes the line in which it matches. When it matches none, it
 	// is tried on all that has come, and consumes what it matches. A line without an end is tried when the peer has been
-	// silent for expectSilence, or has closed. See [CompileExpect].
+	// silent for expectSilence, or for expectLongSilence if more bytes would make the match longer, or has closed. See
+	// [CompileExpect].
 	Regexp *regexp.Regexp
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"reflect"
 	"strings"
 	"time"
 )
@@ -242,15 +243,21 @@ func (h *handshake) failure(err error) *failure {
 		}
 	case hasRemote && remote.Op == "remote error": // what crypto/tls makes of an alert
 		f.text = "the peer refused: " + strings.TrimPrefix(remote.Err.Error(), "tls: ")
-		if h.info.ClientCertificateRequested && len(h.options.Certificate) == 0 {
+		switch alert := alertOf(remote.Err); {
+		case h.info.ClientCertificateRequested && len(h.options.Certificate) == 0:
 			f.text += " (it had asked for a client certificate, and none was given)"
 			f.hint = hintClientCertificate
+		case h.info.ClientCertificateRequested && alert >= 42 && alert <= 49: // about certificates
+			f.hint = hintClientRefused
+		default:
+			f.hint = alertHints[alert]
 		}
 	case errors.Is(err, errSilent):
 		f.reason, f.hint = TLSNotSpoken, hintHelloSilence
 		f.text = fmt.Sprintf("the peer took the TLS hello, and said nothing for %v", helloPatience)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		f.text = fmt.Sprintf("the handshake did not end within %v", h.took.Round(time.Millisecond))
+		f.hint = hintHandshakeSlow
 		if len(h.wire.received) == 0 {
 			f.text = fmt.Sprintf("no answer to the TLS handshake within %v", h.took.Round(time.Millisecond))
 			f.hint = hintHelloLost
@@ -277,6 +284,39 @@ func excerpt(data []byte) string {
 	return fmt.Sprintf("%q", data)
 }
 
+// alertHints says what to look at for alerts (RFC 8446, section 6) that tell it.
+var alertHints = map[uint8]string{
+	40:  hintNothingInCommon, // handshake_failure
+	70:  hintNothingInCommon, // protocol_version
+	71:  hintNothingInCommon, // insufficient_security
+	112: hintUnrecognizedName,
+	120: hintNoALPN,
+}
+
+// alertOf is the number of an alert, in a type that crypto/tls does not export; 0 (close_notify) when it is none.
+func alertOf(err error) uint8 {
+	if value := reflect.ValueOf(err); value.Kind() == reflect.Uint8 {
+		return uint8(value.Uint())
+	}
+	return 0
+}
+
+// interrupted is the failure that the time was over, in the light of what had come by then.
+func (h *handshake) interrupted(f *failure) *failure {
+	if f.reason != TLSHandshake { // the caller went away
+		return f
+	}
+	f.hint = hintHandshakeSlow
+	if len(h.wire.received) == 0 {
+		f.hint = hintHelloLost
+		if n, told := h.wire.unacknowledged(); told && n == 0 {
+			f.reason, f.hint = TLSNotSpoken, hintHelloSilence
+			f.text = fmt.Sprintf("the peer took the TLS hello, and said nothing for %v", h.took.Round(time.Millisecond))
+		}
+	}
+	return f
+}
+
 // startTLS begins TLS on the connection of the session; name is of the step.
 func (s *session) startTLS(name string) *failure {
 	left := 0
@@ -297,7 +337,7 @@ func (s *session) startTLS(name string) *failure {
 	told := s.emit(h.info)
 	switch {
 	case err != nil && s.over():
-		return s.interrupted(PhaseTLS)
+		return h.interrupted(s.interrupted(PhaseTLS))
 	case err != nil:
 		return h.failure(err)
 	case told != nil:

@@ -319,8 +319,11 @@ func TestHandshakeEnds(t *testing.T) {
 	if !strings.Contains(r.Error, "no answer to the TLS handshake within 1") {
 		t.Errorf("%q", r.Error)
 	}
-	r = trial{request: Request{Target: securely(target), Timeout: 100 * time.Millisecond}}.run(t)
-	r.wants(t, PhaseTLS, TLSHandshake, EndedByDeadline)
+	r = trial{request: Request{Target: securely(target), Timeout: 200 * time.Millisecond}}.run(t)
+	r.wants(t, PhaseTLS, TLSNotSpoken, EndedByDeadline)
+	if r.Hint != hintHelloSilence {
+		t.Errorf("%q", r.Hint)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	r = trial{ctx: ctx, request: Request{Target: securely(target)}, hook: func(event Event) error {
 		if _, ok := event.(Connected); ok {

@@ -972,8 +972,8 @@ type Expect_Regex struct {
 	// What this regular expression (RE2) matches. It is tried on each line that comes, without the line's end (`\n` or
 	// `\r\n`), `^` and `$` being the borders of the line; the first line in which it matches is consumed whole. If it
 	// matches no line, it is tried on all that has come, for expressions that span lines, and consumes what it matches.
-	// A line without an end, such as a prompt, is tried when nothing more has come for 0.1 s or the peer has closed, and
-	// is consumed up to the end of the match.
+	// A line without an end, such as a prompt, is tried when nothing more has come for 0.1 s, or for 1 s if more bytes would
+	// make the match longer, or the peer has closed; it is consumed up to the end of the match.
 	Regex string `protobuf:"bytes,3,opt,name=regex,proto3,oneof"`
 }
 
