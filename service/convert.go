@@ -69,7 +69,7 @@ func expectOf(message *probev1.Expect, i int) (exchange.Step, error) {
 	case *probev1.Expect_Regex:
 		expression, err := exchange.CompileExpect(pattern.Regex)
 		if err != nil {
-			return nil, &fieldError{field: fmt.Sprintf("steps[%d].expect.regex", i), problem: "is no regular expression: " + err.Error()}
+			return nil, &fieldError{field: fmt.Sprintf("steps[%d].expect.regex", i), problem: "cannot be used: " + err.Error()}
 		}
 		return exchange.Expect{Regexp: expression}, nil
 	}

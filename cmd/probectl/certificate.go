@@ -11,7 +11,7 @@ import (
 // tlsLines is what a TLS handshake told: the connection, whether it can be trusted, and each certificate.
 func tlsLines(t *probev1.TlsInfo, now time.Time) []string {
 	if t.GetVersion() == "" && len(t.GetChain()) == 0 {
-		return []string{"no answer to the handshake for " + t.GetServerName()}
+		return []string{"the handshake for " + t.GetServerName() + " did not get as far as certificates"}
 	}
 	var parts []string
 	for _, part := range []string{t.GetVersion(), t.GetCipher(), t.GetKeyExchange()} {

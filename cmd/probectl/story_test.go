@@ -71,7 +71,7 @@ tls        TLS 1.3, TLS_AES_128_GCM_SHA256, X25519MLKEM768, ALPN h2
              issued by CN=ca
              valid from 2026-01-02 12:01 to 2026-01-03 12:00 UTC, begins in 1 minute
              serial 01, sha256 ee
-tls        no answer to the handshake for b.test
+tls        the handshake for b.test did not get as far as certificates
 attempt    192.0.2.9:80: HOST_UNREACHABLE after 3.0ms: no route to host; by ICMP 192.0.2.1 says: administratively prohibited (type 3, code 13)
 closed     by the peer at 1.0ms, without TLS saying so (no close_notify): what came may have been cut off
 chunk      15 bytes at offset 1 at 1.50s, a message from an unnamed socket, cut off: it had 70 bytes

@@ -23,7 +23,10 @@ const (
 	// manyGlances is how often all that came is searched anew without regard to how much that is.
 	manyGlances = 64
 	// mostInstructions bounds the program that an expression is compiled to, since the time to search grows with it.
-	mostInstructions = 2000
+	mostInstructions = 500
+	// mostTriedToGrow bounds what is searched again and again to find out whether a match could grow; of more it is taken
+	// for granted.
+	mostTriedToGrow = 4 << 10
 	// mostExpanded is the most bytes of one send after its groups have been filled in.
 	mostExpanded = 1 << 20
 )
@@ -146,7 +149,8 @@ type window struct {
 	line    int           // where the first line begins that has not been tried
 	silence time.Duration // after which to look at what has come; zero: there is nothing new to look at
 	glances int           // so far
-	seen    int           // number of bytes at the latest one
+	seen    int           // number of bytes that look has searched last
+	found   int           // where the match ends that it found; -1: none
 	end     int           // of what is consumed; -1: it has not come
 	inLine  bool          // look has found it in the line that has no end yet
 	matched [][]byte
@@ -188,7 +192,6 @@ func (w *window) glance() {
 		return
 	}
 	w.glances++
-	w.seen = len(w.bytes)
 	if w.look(); w.end >= 0 && !long && w.couldGrow() {
 		w.end, w.silence = -1, expectLongSilence
 	}
@@ -201,8 +204,11 @@ func (w *window) couldGrow() bool {
 	if w.line < len(w.bytes) && w.inLine {
 		text, end = w.bytes[w.line:], w.end-w.line
 	}
-	if end < len(text) {
+	switch {
+	case end < len(text):
 		return false
+	case len(text) > mostTriedToGrow:
+		return true
 	}
 	longer := append(bytes.Clone(text), 0)
 	for _, next := range []byte("a0Z_-.:/ \r\n") {
@@ -214,15 +220,24 @@ func (w *window) couldGrow() bool {
 	return false
 }
 
-// look tries the line that has no end yet, and then everything at once.
+// look tries the line that has no end yet, and then everything at once. What it has found out it does not find out again.
 func (w *window) look() {
 	if w.expect.Regexp == nil || len(w.bytes) == 0 {
 		return
 	}
-	if n := w.try(w.bytes[w.line:]); n >= 0 && w.line < len(w.bytes) {
-		w.end, w.inLine = max(w.line+n, w.told), true
-	} else if n := w.try(w.bytes); n >= 0 {
-		w.end, w.inLine = max(n, w.told), false
+	if w.seen != len(w.bytes) {
+		w.seen, w.found, w.inLine = len(w.bytes), -1, w.line < len(w.bytes)
+		if w.inLine {
+			if w.found = w.try(w.bytes[w.line:]); w.found >= 0 {
+				w.found += w.line
+			}
+		}
+		if w.found < 0 && w.line > 0 {
+			w.found, w.inLine = w.try(w.bytes), false
+		}
+	}
+	if w.found >= 0 {
+		w.end = max(w.found, w.told)
 	}
 }
 
