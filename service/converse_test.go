@@ -132,6 +132,7 @@ func TestConverseRefused(t *testing.T) {
 		frames []*probev1.ConverseRequest
 		field  string
 	}{
+		{"nothing at all", nil, "open"},
 		{"not open", []*probev1.ConverseRequest{data("x")}, "open"},
 		{"open twice", []*probev1.ConverseRequest{here, here}, "open"},
 		{"no target", []*probev1.ConverseRequest{open(&probev1.Open{})}, "open.target"},
@@ -144,7 +145,13 @@ func TestConverseRefused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			all, err := hear(converse(t.Context(), t, w, tt.frames...))
+			stream := converse(t.Context(), t, w, tt.frames...)
+			if len(tt.frames) == 0 {
+				if err := stream.CloseSend(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			all, err := hear(stream)
 			if status.Code(err) != codes.InvalidArgument || errorInfo(err) == "" || violations(err) != tt.field {
 				t.Errorf("%v, field %q, want %q", err, violations(err), tt.field)
 			}

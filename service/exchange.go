@@ -2,6 +2,8 @@ package service
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net/netip"
 	"time"
 
@@ -48,7 +50,7 @@ func (s *exchangeServer) Exchange(message *probev1.ExchangeRequest, stream grpc.
 
 func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.ConverseRequest, probev1.ExchangeResponse]) error {
 	first, err := stream.Recv()
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	open := first.GetOpen()

@@ -254,8 +254,13 @@ func connectRows(c *connection) [][]string {
 // TLS was spoken.
 func connectLines(o *probev1.Outcome, now time.Time) []string {
 	var lines []string
-	if !o.GetOk() && o != nil {
+	switch {
+	case o == nil:
+	case !o.GetOk():
 		lines = append(failureLines(o, nil), pathLines(o)...)
+	case o.GetType() == probev1.SocketType_SOCK_DGRAM:
+		lines = append(lines, "ok says only that there is a way: a datagram socket opens without asking anybody.",
+			"probectl exchange sends something, and silence would still prove nothing.")
 	}
 	if o.GetTls() != nil {
 		lines = append(lines, tlsLines(o.GetTls(), now)...)

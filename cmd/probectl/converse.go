@@ -19,14 +19,17 @@ import (
 
 const converseHelp = `Open a connection and carry bytes both ways: what standard input has goes to the peer, what
 the peer says to standard output. A pipe or a file gets the exact bytes; a terminal gets
-them escaped, but for newline and tab. How the connection went is told on standard error.
+them escaped, but for tabs and the ends of lines (\n and \r\n). How the connection went is
+told on standard error.
 With --json all of it is events on standard output, one a line.
 
 ` + targetHelp + `
 
 The end of standard input (Ctrl-D) closes the sending side, and what the peer says still
-comes, until it closes. Ctrl-C closes the connection and tells the outcome; pressed again,
-it ends at once.
+comes, until it closes. If the peer closes first, what is still to be sent is sent, as long
+as that does not pause for 0.5s. Ctrl-C closes the connection behind what has been taken
+from standard input, and tells the outcome if that comes within 2s; pressed again, it ends
+at once.
 
 By udp and unixgram each read of standard input is one datagram, and its end is nothing that
 can be told to the peer: the conversation ends when nothing has come for 1s from then on, or

@@ -50,7 +50,7 @@ func TestConverseOnATerminal(t *testing.T) {
 		},
 		{
 			name: "a peer that would drive the terminal", peer: func(c net.Conn) { fmt.Fprint(c, hostile+"\r\n\tx\xe2\x82") },
-			want: `\n\\x1b\[2J\\x1b\]0;owned\\x07\\x9b31m\\u\{9b\}31m\\u\{202e\}evil\\u\{2066\}\\u\{200b\}\\rback\\x7f\\x00 end\\r\n\tx\\xe2\\x82\noutcome  `,
+			want: `\n\\x1b\[2J\\x1b\]0;owned\\x07\\x9b31m\\u\{9b\}31m\\u\{202e\}evil\\u\{2066\}\\u\{200b\}\\rback\\x7f\\x00 end\n\tx\\xe2\\x82\noutcome  `,
 		},
 	} {
 		for where, flags := range map[string][]string{"in process": nil, "from a server": {"--server", server}} {

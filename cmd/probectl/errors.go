@@ -61,6 +61,8 @@ func explain(err error) (code int, text, advice string) {
 	case s.Code() == codes.Unimplemented:
 		return exitFailed, "the server does not know this question: " + s.Message(),
 			"Is it a probed, and as new as this probectl?"
+	case s.Code() == codes.ResourceExhausted && strings.Contains(s.Message(), "larger than max"): // which gRPC finds, before the service
+		return exitUsage, "the request is too large: a server takes 4 MiB in all", ""
 	}
 	return exitFailed, "the connection to the server broke: " + connectionText(s.Message()), ""
 }

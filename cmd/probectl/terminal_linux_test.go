@@ -190,7 +190,7 @@ func TestRawOnATerminal(t *testing.T) {
 	peer := nettest.TCP(t, nettest.Reply([]byte("one\r\n\t\xe2\x82\xac\x1b[2J"))).String()
 	p := openTerminal(t)
 	code := run(t.Context(), []string{"exchange", peer, "--raw", "--buffer-size", "1"}, nil, p.end, p.end, noEnvironment)
-	if text, want := p.closed(t), "one\\r\n\t€\\x1b[2J"; code != 0 || text != want {
+	if text, want := p.closed(t), "one\n\t€\\x1b[2J"; code != 0 || text != want {
 		t.Errorf("%d, %q, want %q", code, text, want)
 	}
 }

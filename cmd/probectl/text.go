@@ -26,8 +26,8 @@ func visible(text string) string {
 // that change the direction of text, those without a width, and bytes that are no UTF-8. So are the backslashes if asked
 // for; then the result is exact and [unescape] turns it back.
 //
-// With control characters kept, text may end within a character: those bytes are the rest, for the next call to begin
-// with. Otherwise text is complete, and there is none.
+// With control characters kept, \r\n is \n, and text may end within it or within a character: those bytes are the rest, for
+// the next call to begin with. Otherwise text is complete, and there is none.
 func appendVisible(out, text []byte, kept string, backslashes bool) (_, rest []byte) {
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
@@ -41,6 +41,9 @@ func appendVisible(out, text []byte, kept string, backslashes bool) (_, rest []b
 				return out, text
 			}
 			out = appendHex(out, text[0])
+		case r == '\r' && kept != allEscaped && len(text) == 1:
+			return out, text
+		case r == '\r' && kept != allEscaped && text[1] == '\n': // the end of a line, as most protocols have it
 		case strings.ContainsRune(kept, r):
 			out = append(out, byte(r))
 		case r == '\n':

@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -42,7 +43,7 @@ func (x *Exchanger) Converse(ctx context.Context, c Conversation, emit func(Even
 	var broken error
 	outcome := x.session(ctx, c.Request, emit, func(s *session) *failure {
 		talk := &conversation{
-			session: s, next: c.Next, idle: c.Idle,
+			session: s, next: c.Next, idle: c.Idle, changed: make(chan struct{}, 1),
 			order: order{target: c.Target, options: c.TLS, secured: c.Target.Scheme == "tls"},
 		}
 		fault := talk.run()
@@ -69,12 +70,20 @@ type conversation struct {
 
 	mu      sync.Mutex
 	closing bool          // the caller has closed
+	silent  bool          // there is nothing more to send: a half-close, or no more steps
+	working bool          // a step is being carried out
 	broken  error         // the caller broke the rules
 	sendErr error         // of a write or a half-close
 	upgrade *StartTLS     // to be carried out by the reader, since it takes both directions
 	done    chan struct{} // the upgrade has been tried
 	crash   crash
+
+	changed chan struct{} // has room for one: silent or working is not what it was
 }
+
+// lingering is how long a caller may be silent when the peer has closed its side, before that is the end: who has more to
+// send, and sends it, is let finish.
+const lingering = 500 * time.Millisecond
 
 // run reads until the end.
 func (t *conversation) run() *failure {
@@ -118,7 +127,9 @@ func (t *conversation) take() {
 	for {
 		step, err := t.next()
 		t.turn.Lock()
+		t.at(true)
 		goOn := !t.ended && t.carryOut(step, err)
+		t.at(false)
 		t.turn.Unlock()
 		if !goOn {
 			return
@@ -135,6 +146,7 @@ func (t *conversation) carryOut(step Step, err error) (more bool) {
 	}()
 	defer t.crash.catch()
 	if errors.Is(err, io.EOF) {
+		t.note(func() { t.silent = true })
 		return false
 	}
 	if err == nil {
@@ -159,6 +171,7 @@ func (t *conversation) carryOut(step Step, err error) (more bool) {
 	case HalfClose:
 		err = t.conn.CloseWrite()
 		t.conn.halfClosed = true
+		t.note(func() { t.silent = true })
 	case StartTLS:
 		done := make(chan struct{})
 		t.tell(func() { t.upgrade, t.done = &step, done })
@@ -176,17 +189,28 @@ func (t *conversation) carryOut(step Step, err error) (more bool) {
 
 // tell sets something that the reader looks at, and wakes it.
 func (t *conversation) tell(set func()) {
+	t.note(set)
+	_ = t.conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// note sets something that the reader looks at when it is awake.
+func (t *conversation) note(set func()) {
 	t.mu.Lock()
 	set()
 	t.mu.Unlock()
-	_ = t.conn.SetReadDeadline(time.Unix(1, 0))
+	select {
+	case t.changed <- struct{}{}:
+	default:
+	}
 }
+
+// at notes whether a step is being carried out.
+func (t *conversation) at(work bool) { t.note(func() { t.working = work }) }
 
 // read hands on what the peer says. It returns when the conversation is over.
 func (t *conversation) read() *failure {
 	for {
-		quiet := t.start.Add(time.Duration(t.active.Load()) + t.idle)
-		_ = t.conn.SetReadDeadline(quiet)
+		_ = t.conn.SetReadDeadline(time.Now().Add(t.untilIdle()))
 		// Who wakes this goroutine tells why before, so that whatever the line above has made of the wake is seen here.
 		if over, fault := t.heed(); over {
 			return fault
@@ -202,12 +226,48 @@ func (t *conversation) read() *failure {
 			if t.sayEOF() != nil {
 				return t.cancelled(PhaseReceive)
 			}
-			t.outcome.EndedBy = EndedByPeerClosed
-			return nil
+			return t.linger()
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return t.ioFailure(PhaseReceive, err)
 		}
 	}
+}
+
+// linger waits, when the peer has closed its side, until the caller has no more to say.
+func (t *conversation) linger() *failure {
+	timer := time.NewTimer(lingering)
+	defer timer.Stop()
+	for {
+		if over, fault := t.heed(); over {
+			return fault
+		}
+		t.mu.Lock()
+		silent, working := t.silent, t.working
+		t.mu.Unlock()
+		if silent && !working {
+			t.outcome.EndedBy = EndedByPeerClosed
+			return nil
+		}
+		patience := lingering
+		if working { // a write to a peer that does not read
+			patience = t.untilIdle()
+		}
+		timer.Reset(patience)
+		select {
+		case <-t.changed:
+		case <-t.ctx.Done():
+		case <-timer.C:
+			if !working {
+				t.outcome.EndedBy = EndedByPeerClosed
+				return nil
+			}
+		}
+	}
+}
+
+// untilIdle is the time until nothing has passed for too long.
+func (t *conversation) untilIdle() time.Duration {
+	return time.Duration(t.active.Load()) + t.idle - t.elapsed()
 }
 
 func (t *conversation) piece() (piece, error) {
@@ -222,7 +282,7 @@ func (t *conversation) piece() (piece, error) {
 // heed does what the sender has asked for, and tells whether the conversation is over and why.
 func (t *conversation) heed() (over bool, fault *failure) {
 	t.mu.Lock()
-	broken, sendErr, closing, upgrade := t.broken, t.sendErr, t.closing, t.upgrade
+	broken, sendErr, closing, upgrade, working := t.broken, t.sendErr, t.closing, t.upgrade, t.working
 	t.upgrade = nil
 	t.mu.Unlock()
 	switch {
@@ -243,9 +303,12 @@ func (t *conversation) heed() (over bool, fault *failure) {
 		t.done = nil
 		t.mu.Unlock()
 		return fault != nil, fault
-	case t.elapsed()-time.Duration(t.active.Load()) >= t.idle:
+	case t.untilIdle() > 0:
+		return false, nil
+	case working:
+		return true, &failure{phase: PhaseSend, reason: SendTimeout, text: fmt.Sprintf("the peer took no more bytes for %v", t.idle)}
+	default:
 		t.outcome.EndedBy = EndedByIdle
 		return true, nil
 	}
-	return false, nil
 }

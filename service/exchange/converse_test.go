@@ -190,7 +190,7 @@ func TestConverseTakesNoMoreThanThePeer(t *testing.T) {
 		taken.Add(1)
 		return Send{Data: nettest.Data(64 << 10)}, nil
 	}}.run(t)
-	s.wants(t, true, PhaseClose, None, EndedByIdle)
+	s.wants(t, false, PhaseSend, SendTimeout, EndedByNone)
 	if n := taken.Load(); n > 64 {
 		t.Errorf("%d frames of 64 KiB were taken", n)
 	}
@@ -225,6 +225,55 @@ func TestConverseEnds(t *testing.T) {
 				t.Errorf("%q came, want %q", s.data, tt.data)
 			}
 		})
+	}
+}
+
+// A peer that has closed its side may still listen: what the caller has to say is said to the end.
+func TestConverseGoesOnBehindThePeersEnd(t *testing.T) {
+	t.Parallel()
+	heard := make(chan struct{})
+	target, tally := streamTarget(t, "tcp", func(c net.Conn) {
+		nettest.HalfCloseThenRead([]byte("bye"))(c)
+		close(heard)
+	})
+	const frames = 64
+	ended := make(chan struct{})
+	n := 0
+	s := talk{request: Request{Target: target}, next: func() (Step, error) {
+		if n == 0 {
+			<-ended
+		}
+		switch n++; {
+		case n <= frames:
+			return Send{Data: nettest.Data(64 << 10)}, nil
+		case n == frames+1:
+			return HalfClose{}, nil
+		}
+		return nil, io.EOF
+	}, heard: func(event Event) error {
+		if _, ok := event.(PeerClosed); ok {
+			close(ended)
+		}
+		return nil
+	}}.run(t)
+	s.wants(t, true, PhaseClose, None, EndedByPeerClosed)
+	<-heard
+	if s.BytesSent != frames*64<<10 || tally.Received.Load() != frames*64<<10 {
+		t.Errorf("%d bytes sent, %d arrived", s.BytesSent, tally.Received.Load())
+	}
+}
+
+// A reset that a write finds is no orderly end, though the read beside it looks like one.
+func TestConverseResetWhileSending(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		target, _ := streamTarget(t, "tcp", nettest.Reset(1<<20))
+		s := talk{request: Request{Target: target}, next: func() (Step, error) {
+			return Send{Data: nettest.Data(1 << 20)}, nil
+		}}.run(t)
+		if s.OK || s.Reason != ConnectionReset && s.Reason != BrokenPipe {
+			t.Fatalf("%+v", s.Outcome)
+		}
 	}
 }
 

@@ -188,6 +188,9 @@ func (s *session) attemptFailure(ctx context.Context, err error) *failure {
 		}
 	}
 	f.reason, f.errno, f.text = fromErrno(err)
+	if source := s.request.Source; number == syscall.EINVAL && source.IsValid() && source.IsLoopback() {
+		f.reason = AddressUnavailable // it leads nowhere else
+	}
 	if number == syscall.EINVAL && s.request.Target.IsUnix() { // a path that ends in a slash or in dots
 		f.reason = SocketNotFound
 	}

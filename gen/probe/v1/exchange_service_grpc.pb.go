@@ -48,8 +48,10 @@ type ExchangeServiceClient interface {
 	// Without steps it does what a first socket program does: send everything, half-close, receive to end of file. A
 	// datagram socket has neither half-close nor end of file; there it sends one datagram and receives one.
 	//
-	// By REST the events are lines of JSON, `{"result": {"chunk": …}}`; with `Accept: application/octet-stream` the body
-	// is the peer's bytes alone, and the HTTP trailers `Probe-Ok` and `Probe-Reason` tell how it ended.
+	// By REST the events are lines of JSON, `{"result": {"chunk": …}}`, or server-sent events with `Accept:
+	// text/event-stream`. With `Accept: application/octet-stream` the body is the peer's bytes alone: when all went well the
+	// HTTP trailers `Probe-Ok` and `Probe-Reason` follow; when it did not, the body is broken off, which curl tells by its exit
+	// code, and HTTP then has no place for trailers. Before the first byte both are headers.
 	Exchange(ctx context.Context, in *ExchangeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExchangeResponse], error)
 	// Converse opens a connection and carries bytes both ways for as long as both sides want. By gRPC only.
 	//
@@ -66,8 +68,10 @@ type ExchangeServiceClient interface {
 	// the one before has been handed to the kernel, and the peer is read when the event before has been taken, so that
 	// gRPC's own flow control slows down whoever is too fast, each direction on its own.
 	//
-	// It ends, with the outcome as its last event, when the peer has closed, when `close` comes, when nothing has passed
-	// either way for the idle time, or when something fails. A call that is cancelled has no outcome.
+	// It ends, with the outcome as its last event, when the peer has closed and the caller has no more to send (it has
+	// half-closed, ended its frames, or sent none for 0.5 s), when `close` comes, when nothing has passed either way for the
+	// idle time, or when something fails; a peer that takes no more bytes for the idle time is SEND_TIMEOUT. A call that is
+	// cancelled has no outcome.
 	Converse(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConverseRequest, ExchangeResponse], error)
 }
 
@@ -145,8 +149,10 @@ type ExchangeServiceServer interface {
 	// Without steps it does what a first socket program does: send everything, half-close, receive to end of file. A
 	// datagram socket has neither half-close nor end of file; there it sends one datagram and receives one.
 	//
-	// By REST the events are lines of JSON, `{"result": {"chunk": …}}`; with `Accept: application/octet-stream` the body
-	// is the peer's bytes alone, and the HTTP trailers `Probe-Ok` and `Probe-Reason` tell how it ended.
+	// By REST the events are lines of JSON, `{"result": {"chunk": …}}`, or server-sent events with `Accept:
+	// text/event-stream`. With `Accept: application/octet-stream` the body is the peer's bytes alone: when all went well the
+	// HTTP trailers `Probe-Ok` and `Probe-Reason` follow; when it did not, the body is broken off, which curl tells by its exit
+	// code, and HTTP then has no place for trailers. Before the first byte both are headers.
 	Exchange(*ExchangeRequest, grpc.ServerStreamingServer[ExchangeResponse]) error
 	// Converse opens a connection and carries bytes both ways for as long as both sides want. By gRPC only.
 	//
@@ -163,8 +169,10 @@ type ExchangeServiceServer interface {
 	// the one before has been handed to the kernel, and the peer is read when the event before has been taken, so that
 	// gRPC's own flow control slows down whoever is too fast, each direction on its own.
 	//
-	// It ends, with the outcome as its last event, when the peer has closed, when `close` comes, when nothing has passed
-	// either way for the idle time, or when something fails. A call that is cancelled has no outcome.
+	// It ends, with the outcome as its last event, when the peer has closed and the caller has no more to send (it has
+	// half-closed, ended its frames, or sent none for 0.5 s), when `close` comes, when nothing has passed either way for the
+	// idle time, or when something fails; a peer that takes no more bytes for the idle time is SEND_TIMEOUT. A call that is
+	// cancelled has no outcome.
 	Converse(grpc.BidiStreamingServer[ConverseRequest, ExchangeResponse]) error
 	mustEmbedUnimplementedExchangeServiceServer()
 }
