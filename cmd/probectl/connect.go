@@ -34,7 +34,7 @@ reason, what it usually means, and the way the packets took.
 By udp nothing is sent, so there success says only that there is a route.
 
 The targets are tried at the same time, at most 32, and told in the order in which they are
-given. With --json each is one line, written as soon as it is known:
+given. With --json each is one line, written as soon as it and those before it are known:
   {"target": ..., "outcome": ...}, or {"target": ..., "error": ...} if it cannot be asked
 Ctrl-C loses nothing: what has been answered by then is told.
 

@@ -40,7 +40,7 @@ func (f *format) Type() string { return "format" }
 func bindFormat(root *cobra.Command, f *format) {
 	flags := root.PersistentFlags()
 	flags.VarP(f, "output", "o", "`FORMAT` of the answer: table, json or yaml")
-	flags.BoolFunc("json", "the same as -o json; where there are several answers, each is one line, written when it is known", func(text string) error {
+	flags.BoolFunc("json", "the same as -o json; where there are several answers, each is one line, not held back for those behind it", func(text string) error {
 		given, err := strconv.ParseBool(text)
 		if err == nil && given {
 			*f = formatJSON

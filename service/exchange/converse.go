@@ -308,6 +308,10 @@ func (t *conversation) heed() (over bool, fault *failure) {
 	case working:
 		return true, &failure{phase: PhaseSend, reason: SendTimeout, text: fmt.Sprintf("the peer took no more bytes for %v", t.idle)}
 	default:
+		if n, told := t.conn.unacknowledged(); told && n > 0 {
+			return true, &failure{phase: PhaseSend, reason: SendTimeout, hint: hintUnacknowledged, text: fmt.Sprintf(
+				"%d bytes of what was sent are not acknowledged after %v", n, t.idle)}
+		}
 		t.outcome.EndedBy = EndedByIdle
 		return true, nil
 	}

@@ -29,6 +29,8 @@ const (
 	mostTriedToGrow = 4 << 10
 	// mostExpanded is the most bytes of one send after its groups have been filled in.
 	mostExpanded = 1 << 20
+	// mostReference is the most bytes of a reference to a group: what is longer is none.
+	mostReference = 64
 )
 
 // CompileExpect returns a regular expression as [Expect] wants it: ^ and $ are the borders of lines. It refuses one whose
@@ -282,6 +284,9 @@ func (g groups) expand(text []byte) ([]byte, bool) {
 	var b []byte
 	fits := true
 	rest := references(text, func(before []byte, name string) {
+		if !fits {
+			return
+		}
 		b = append(b, before...)
 		if i := groupIndex(g.expression, name); i >= 0 && i < len(g.matched) {
 			b = append(b, g.matched[i]...)
@@ -315,9 +320,10 @@ func references(text []byte, found func(before []byte, name string)) (rest []byt
 			return text
 		}
 		i += from
-		n := bytes.IndexByte(text[i:], '}')
+		n := bytes.IndexByte(text[i:min(len(text), i+mostReference)], '}')
 		if n < 0 {
-			return text
+			from = i + 2
+			continue
 		}
 		name := string(text[i+2 : i+n])
 		if !isGroupName(name) {

@@ -192,8 +192,8 @@ const (
 	Reason_REASON_TLS_UNTRUSTED Reason = 13
 	// The certificate is for other names.
 	Reason_REASON_TLS_WRONG_NAME Reason = 14
-	// One end speaks TLS and the other does not: the peer answered a TLS handshake with something else, or closed without
-	// a word; or it answered plain text with a TLS alert.
+	// One end speaks TLS and the other does not: the peer answered a TLS handshake with something else, closed without a
+	// word, or took it and said nothing for 3 s; or it answered plain text with a TLS alert.
 	Reason_REASON_TLS_NOT_SPOKEN Reason = 15
 	// The TLS handshake failed otherwise: no common version or cipher, a client certificate demanded, an alert.
 	Reason_REASON_TLS_HANDSHAKE Reason = 16
