@@ -23,7 +23,7 @@ const (
 	// manyGlances is how often all that came is searched anew without regard to how much that is.
 	manyGlances = 64
 	// mostInstructions bounds the program that an expression is compiled to, since the time to search grows with it.
-	mostInstructions = 500
+	mostInstructions = 250
 	// mostTriedToGrow bounds what is searched again and again to find out whether a match could grow; of more it is taken
 	// for granted.
 	mostTriedToGrow = 4 << 10

@@ -183,9 +183,9 @@ func TestCompileExpect(t *testing.T) {
 	t.Parallel()
 	for expression, want := range map[string]string{
 		"^220":                       "",
-		`.{400}`:                     "",
+		`.{200}`:                     "",
 		"(":                          "error parsing regexp: missing closing ): `(`",
-		strings.Repeat(`\w{400}`, 2): "too large: it compiles to 802 instructions, and 500 are the most",
+		strings.Repeat(`\w{400}`, 2): "too large: it compiles to 802 instructions, and 250 are the most",
 	} {
 		got := ""
 		if _, err := CompileExpect(expression); err != nil {

@@ -969,7 +969,7 @@ type Expect_Text struct {
 }
 
 type Expect_Regex struct {
-	// What this regular expression (RE2) matches; bytes that are no UTF-8 are for `data`. One that compiles to more than 500
+	// What this regular expression (RE2) matches; bytes that are no UTF-8 are for `data`. One that compiles to more than 250
 	// instructions, of which each repetition has its own, is INVALID_ARGUMENT. It is tried on each line that comes, without the line's end (`\n` or
 	// `\r\n`), `^` and `$` being the borders of the line; the first line in which it matches is consumed whole. If it
 	// matches no line, it is tried on all that has come, for expressions that span lines, and consumes what it matches.
