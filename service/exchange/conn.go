@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,7 +37,7 @@ type conn struct {
 	target     Target
 	socket     Socket
 	size       int // of the next read, when the caller left it open
-	halfClosed bool
+	halfClosed atomic.Bool
 	unclean    bool // TLS was not ended before the connection was
 }
 

@@ -170,11 +170,17 @@ func (t *conversation) carryOut(step Step, err error) (more bool) {
 		t.noteSent(step.Data)
 	case HalfClose:
 		err = t.conn.CloseWrite()
-		t.conn.halfClosed = true
+		t.conn.halfClosed.Store(true)
 		t.note(func() { t.silent = true })
 	case StartTLS:
 		done := make(chan struct{})
-		t.tell(func() { t.upgrade, t.done = &step, done })
+		t.tell(func() {
+			if t.closing { // the reader has gone
+				close(done)
+				return
+			}
+			t.upgrade, t.done = &step, done
+		})
 		<-done
 	case Close:
 		t.tell(func() { t.closing = true })

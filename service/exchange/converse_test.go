@@ -263,6 +263,18 @@ func TestConverseGoesOnBehindThePeersEnd(t *testing.T) {
 	}
 }
 
+// A step that comes at the very end is not waited for, whatever it is.
+func TestConverseStepAtTheEnd(t *testing.T) {
+	t.Parallel()
+	for range 200 {
+		target, _ := streamTarget(t, "unix", nettest.CloseAtOnce)
+		s := talk{request: Request{Target: target}, next: func() (Step, error) { return StartTLS{ServerName: "x.test"}, nil }}.run(t)
+		if s.took > 5*time.Second {
+			t.Fatalf("it took %v: %+v", s.took, s.Outcome)
+		}
+	}
+}
+
 // A reset that a write finds is no orderly end, though the read beside it looks like one.
 func TestConverseResetWhileSending(t *testing.T) {
 	t.Parallel()

@@ -342,7 +342,7 @@ func (s *session) halfClose() *failure {
 	if err := s.conn.CloseWrite(); err != nil {
 		return s.ioFailure(PhaseSend, s.lastWords(err))
 	}
-	s.conn.halfClosed = true
+	s.conn.halfClosed.Store(true)
 	return nil
 }
 

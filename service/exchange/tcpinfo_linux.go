@@ -46,7 +46,7 @@ func (c *conn) unacknowledged() (uint64, bool) {
 	}
 	// Under TLS these are the bytes of records, which are more than those in them.
 	// A FIN takes a sequence number too, and the queue counts it (tcp(7), SIOCOUTQ).
-	if c.halfClosed && queued > 0 {
+	if c.halfClosed.Load() && queued > 0 {
 		queued--
 	}
 	return uint64(queued), true
