@@ -41,11 +41,16 @@ var house = map[string]room{
 	},
 
 	// Engines.
-	"service/dial":     {others: []string{"golang.org/x/sys"}, never: aboveEngines},
-	"service/echo":     {never: aboveEngines},
-	"service/exchange": {ours: []string{"service/dial", "service/resolve"}, others: []string{"golang.org/x/sys"}, never: aboveEngines},
-	"service/names":    {others: []string{"golang.org/x/sys"}, never: aboveEngines},
-	"service/policy":   {never: aboveEngines},
+	"service/dial": {others: []string{"golang.org/x/sys"}, never: aboveEngines},
+	"service/echo": {never: aboveEngines},
+	"service/exchange": {
+		ours: []string{"service/dial", "service/resolve"},
+		// idna because certificates carry names in their ASCII form.
+		others: []string{"golang.org/x/net/idna", "golang.org/x/sys"},
+		never:  aboveEngines,
+	},
+	"service/names":  {others: []string{"golang.org/x/sys"}, never: aboveEngines},
+	"service/policy": {never: aboveEngines},
 	"service/resolve": {
 		ours: []string{"service/dial"},
 		// idna because names are asked for in their ASCII form.

@@ -57,7 +57,7 @@ var reasons = [...]struct {
 	HostUnreachable:    {"HOST_UNREACHABLE", LayerInternet, "A router or firewall says the host cannot be reached, or the host does not answer on its own link: it is down, or a rule rejects it."},
 	NetworkUnreachable: {"NETWORK_UNREACHABLE", LayerInternet, "This host has no route there, or a blackhole route. For IPv6: does this host have it at all?"},
 	DeniedLocally:      {"DENIED_LOCALLY", LayerInternet, "This host itself refuses: a local firewall rule, a prohibit route, or, for a unix socket, the permissions of its file."},
-	AddressUnavailable: {"ADDRESS_UNAVAILABLE", LayerInternet, "There is no local address to send from: the source address is not of this host, its family is off, or all local ports are taken."},
+	AddressUnavailable: {"ADDRESS_UNAVAILABLE", LayerInternet, "There is no local address to send from: the source address is not of this host, the interface does not exist, the family is off, or all local ports are taken."},
 	TLSExpired:         {"TLS_EXPIRED", LayerApplication, "The certificate is out of its dates. Was it renewed without reloading the server? Is the clock right?"},
 	TLSUntrusted:       {"TLS_UNTRUSTED", LayerApplication, "The certificate's issuer is unknown here: a private CA whose certificate was not given, or an incomplete chain."},
 	TLSWrongName:       {"TLS_WRONG_NAME", LayerApplication, "The certificate is for other names: a default certificate, or a name inside the cluster that it does not carry."},

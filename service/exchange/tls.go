@@ -11,6 +11,8 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"golang.org/x/net/idna"
 )
 
 const (
@@ -92,6 +94,9 @@ func newHandshake(c net.Conn, options *TLSOptions, name string, target Target) *
 		}
 	}
 	name, _, _ = strings.Cut(strings.TrimSuffix(name, "."), "%") // certificates know neither the root's dot nor zones
+	if ascii, err := idna.Lookup.ToASCII(name); err == nil {     // as certificates and SNI have it; an address is none
+		name = ascii
+	}
 	h := &handshake{options: options, name: name, wire: &wire{Conn: c, unacknowledged: newConn(c, target, nil).unacknowledged}}
 	h.info.ServerName = name
 	h.conn = tls.Client(h.wire, &tls.Config{

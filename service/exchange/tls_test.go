@@ -75,6 +75,23 @@ func TestTLSExchange(t *testing.T) {
 	}
 }
 
+// Certificates carry names in their ASCII form, and people type them in their own.
+func TestInternationalName(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t, "authority")
+	asked := make(chan string, 1)
+	config := &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		asked <- hello.ServerName
+		certificate := a.serving(t, nil, "xn--mnchen-3ya.test")
+		return &certificate, nil
+	}}
+	target, _ := streamTarget(t, "tcp", underTLS(config, secureEcho))
+	r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: pool(a), ServerName: "M\u00fcnchen.test"}}}.run(t)
+	if name := <-asked; !r.OK || name != "xn--mnchen-3ya.test" || r.TLS.ServerName != name {
+		t.Errorf("asked for %q: %+v, %+v", name, r.Outcome, r.TLS)
+	}
+}
+
 func TestStartTLS(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t, "authority")
