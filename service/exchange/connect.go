@@ -234,7 +234,7 @@ func (r *race) check(ctx context.Context, conn net.Conn, attempt *Attempt) {
 	err := h.run(ctx, r.config.HandshakeTimeout)
 	attempt.TLS, attempt.TLSDuration = &h.info, h.took
 	switch {
-	case err != nil && ctx.Err() != nil:
+	case err != nil && r.over():
 		attempt.fail(h.interrupted(r.interrupted(PhaseTLS)))
 	case err != nil:
 		attempt.fail(h.failure(err))
@@ -284,7 +284,7 @@ func (s *session) connectFailure() *failure {
 		deadline: s.over() && best.Reason == ConnectTimeout,
 	}
 	if best.address.IsValid() {
-		s.outcome.Route = routeTo(best.address, s.request.Source, s.request.Interface)
+		s.outcome.Route = s.route(best.address)
 	}
 	if best.Reason == PolicyDenied { // admitted at first, and denied when the dial asked again
 		f.phase = PhasePolicy

@@ -89,8 +89,8 @@ const lingering = 500 * time.Millisecond
 func (t *conversation) run() *failure {
 	// The timeout was for opening. From here on there is the caller's context alone.
 	t.ctx = t.callerCtx
-	defer t.watch()()
-	t.withoutDeadline()
+	defer wokenBy(t.ctx, t.conn)()
+	setReadDeadline(t.ctx, t.conn, time.Time{})
 	t.touch()
 	go t.take()
 	fault := t.read()
@@ -113,7 +113,7 @@ func (t *conversation) finish() {
 	}
 	t.mu.Unlock()
 	// Whatever it writes is not waited for.
-	_ = t.conn.SetDeadline(time.Unix(1, 0))
+	_ = t.conn.SetDeadline(longAgo())
 	t.turn.Lock()
 	t.ended = true
 	t.turn.Unlock()
@@ -196,7 +196,7 @@ func (t *conversation) carryOut(step Step, err error) (more bool) {
 // tell sets something that the reader looks at, and wakes it.
 func (t *conversation) tell(set func()) {
 	t.note(set)
-	_ = t.conn.SetReadDeadline(time.Unix(1, 0))
+	_ = t.conn.SetReadDeadline(longAgo())
 }
 
 // note sets something that the reader looks at when it is awake.

@@ -339,7 +339,7 @@ func TestConverseCancelled(t *testing.T) {
 	t.Parallel()
 	for _, cause := range []error{nil, ErrDrained} {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		target, tally := streamTarget(t, "tcp", nettest.Silent)
+		target, _ := streamTarget(t, "tcp", nettest.Silent)
 		over := make(chan struct{})
 		s := talk{ctx: ctx, request: Request{Target: target}, next: func() (Step, error) { <-over; return nil, io.EOF }, heard: func(event Event) error {
 			if _, ok := event.(Connected); ok {
@@ -353,7 +353,6 @@ func TestConverseCancelled(t *testing.T) {
 			want = Drained
 		}
 		s.wants(t, false, PhaseReceive, want, EndedByNone)
-		_ = tally
 	}
 }
 

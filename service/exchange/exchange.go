@@ -201,7 +201,7 @@ func (s *session) run(talk func(*session) *failure) *failure {
 
 // open is what comes between the connection and the first step.
 func (s *session) open() *failure {
-	defer s.watch()()
+	defer wokenBy(s.ctx, s.conn)()
 	s.opened = s.elapsed()
 	local, remote := s.conn.addresses()
 	s.outcome.Local, s.outcome.Remote = local, remote
@@ -217,33 +217,9 @@ func (s *session) open() *failure {
 	return nil
 }
 
-// watch makes the end of the context wake whatever is blocked on the socket, until the function that it returns is
-// called.
-func (s *session) watch() (stop func()) {
-	woken := make(chan struct{})
-	stopped := context.AfterFunc(s.ctx, func() {
-		defer close(woken)
-		// A deadline in the past wakes.
-		_ = s.conn.SetDeadline(time.Unix(1, 0))
-	})
-	return func() {
-		if !stopped() {
-			<-woken
-		}
-	}
-}
-
-// withoutDeadline lets reads on the socket wait, unless the exchange is over.
-func (s *session) withoutDeadline() {
-	_ = s.conn.SetReadDeadline(time.Time{})
-	if s.ctx.Err() != nil { // which may have woken somebody a moment before, and does so only once
-		_ = s.conn.SetDeadline(time.Unix(1, 0))
-	}
-}
-
 // script carries out the steps of the request.
 func (s *session) script() *failure {
-	defer s.watch()()
+	defer wokenBy(s.ctx, s.conn)()
 	s.outcome.EndedBy = EndedByLastStep
 	for i, step := range s.request.Steps {
 		s.outcome.EndedBy = EndedByLastStep
@@ -349,7 +325,9 @@ func (s *session) halfClose() *failure {
 // close reads off the socket what only an open one tells, and closes it.
 func (s *session) close() {
 	s.outcome.TCPInfo, s.outcome.SocketOptions = s.conn.tcpInfo(), s.conn.socketOptions()
-	s.outcome.Route = s.route(s.conn.RemoteAddr())
+	if remote, err := netip.ParseAddrPort(s.conn.RemoteAddr().String()); err == nil {
+		s.outcome.Route = s.route(remote)
+	}
 	if unacknowledged, ok := s.conn.unacknowledged(); ok {
 		acknowledged := s.outcome.BytesSent - min(unacknowledged, s.outcome.BytesSent)
 		s.outcome.BytesAcknowledged = &acknowledged
@@ -360,13 +338,9 @@ func (s *session) close() {
 	_ = s.conn.Close()
 }
 
-// route is the way to an address of the network; nil for others, and when it is not to be known.
-func (s *session) route(to net.Addr) *Route {
-	address, err := netip.ParseAddrPort(to.String())
-	if err != nil {
-		return nil
-	}
-	return routeTo(address, s.request.Source, s.request.Interface)
+// route is the way to an address that the exchange takes; nil when it is not to be known.
+func (s *session) route(to netip.AddrPort) *Route {
+	return routeTo(to, s.request.Source, s.request.Interface)
 }
 
 // emit hands an event to the caller, or keeps it back until the policy has admitted an address. Its error is

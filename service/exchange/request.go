@@ -131,7 +131,6 @@ func (r *Request) Validate() error {
 		return err
 	}
 	order := order{target: r.Target, options: r.TLS, secured: r.Target.Scheme == "tls"}
-	tls := order.secured
 	var match *regexp.Regexp
 	for i, step := range r.Steps {
 		if field, problem := order.next(step); problem != "" {
@@ -145,8 +144,6 @@ func (r *Request) Validate() error {
 			if group := missingGroup(step, match); group != "" {
 				return bad("send.text", "the expression expected before has no group ${%s}; text with a literal ${%s} can be sent as data", group, group)
 			}
-		case StartTLS:
-			tls = true
 		case Expect:
 			if step.Regexp != nil {
 				match = step.Regexp
@@ -167,7 +164,7 @@ func (r *Request) Validate() error {
 			}
 		}
 	}
-	if r.TLS != nil && !tls {
+	if r.TLS != nil && !order.secured {
 		return &FieldError{"tls", "goes with the scheme tls, as tls://HOST:PORT, or with a step startTls"}
 	}
 	return nil

@@ -73,7 +73,7 @@ func (s *session) sendReading(data []byte) (n int, err error) {
 	go func() {
 		defer close(watch)
 		<-done
-		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+		_ = s.conn.SetReadDeadline(longAgo())
 	}()
 	for s.readAhead() {
 	}

@@ -125,7 +125,7 @@ func (h *handshake) run(ctx context.Context, timeout time.Duration) error {
 	defer func() { h.took = time.Since(begin) }()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	defer h.interruptedBy(ctx)()
+	defer wokenBy(ctx, h.wire.Conn)()
 	h.wire.ctx = ctx
 	defer func() { h.wire.ctx = nil }()
 	if err := h.conn.Handshake(); err != nil {
@@ -133,21 +133,6 @@ func (h *handshake) run(ctx context.Context, timeout time.Duration) error {
 	}
 	h.info.KeyExchange = groupName(h.conn.ConnectionState().CurveID) // with TLS 1.2 it is not known before
 	return h.awaitVerdict(time.Since(begin))
-}
-
-// interruptedBy makes the end of ctx wake whatever waits for the connection, until the function that it returns is
-// called.
-func (h *handshake) interruptedBy(ctx context.Context) (stop func()) {
-	woken := make(chan struct{})
-	stopped := context.AfterFunc(ctx, func() {
-		defer close(woken)
-		_ = h.wire.SetDeadline(time.Unix(1, 0))
-	})
-	return func() {
-		if !stopped() {
-			<-woken
-		}
-	}
 }
 
 // awaitVerdict waits for what a peer says to our certificate, or to our having none. With TLS 1.3 the handshake is over
@@ -181,7 +166,7 @@ func (ticketWatch) Get(string) (*tls.ClientSessionState, bool) { return nil, fal
 func (w ticketWatch) Put(string, *tls.ClientSessionState) {
 	if w.waiting { // in a read, on this very goroutine
 		w.ticket = true
-		_ = w.wire.SetReadDeadline(time.Unix(1, 0))
+		_ = w.wire.SetReadDeadline(longAgo())
 	}
 }
 
@@ -334,9 +319,9 @@ func (s *session) startTLS(name string) *failure {
 			excerpt(s.pending[0].data)), hint: hintPlainLeft}
 	}
 	h := newHandshake(s.conn.Conn, s.request.TLS, name, s.request.Target)
-	s.withoutDeadline()
+	setReadDeadline(s.ctx, s.conn, time.Time{})
 	err := h.run(s.ctx, s.config.HandshakeTimeout)
-	s.withoutDeadline()
+	setReadDeadline(s.ctx, s.conn, time.Time{})
 	s.outcome.TLS = &h.info
 	s.outcome.Timings.TLS = h.took
 	told := s.emit(h.info)

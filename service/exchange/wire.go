@@ -39,25 +39,17 @@ func (w *wire) read(b []byte) (int, error) {
 	if w.ctx == nil || len(w.received) > 0 {
 		return w.Conn.Read(b)
 	}
-	w.wakeAt(time.Now().Add(helloPatience))
+	setReadDeadline(w.ctx, w.Conn, time.Now().Add(helloPatience))
 	n, err := w.Conn.Read(b)
 	if errors.Is(err, os.ErrDeadlineExceeded) && w.ctx.Err() == nil {
 		if n, told := w.unacknowledged(); told && n == 0 {
 			return 0, errSilent
 		}
-		w.wakeAt(time.Time{})
+		setReadDeadline(w.ctx, w.Conn, time.Time{})
 		return w.Conn.Read(b)
 	}
-	w.wakeAt(time.Time{})
+	setReadDeadline(w.ctx, w.Conn, time.Time{})
 	return n, err
-}
-
-// wakeAt sets the deadline for reads, unless the context has ended, which has set it already, and only once.
-func (w *wire) wakeAt(t time.Time) {
-	_ = w.SetReadDeadline(t)
-	if w.ctx.Err() != nil {
-		_ = w.SetReadDeadline(time.Unix(1, 0))
-	}
 }
 
 func (w *wire) Write(b []byte) (int, error) {

@@ -1,0 +1,33 @@
+package exchange
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// longAgo is a deadline that wakes whoever waits on a connection, as package net itself does it.
+func longAgo() time.Time { return time.Unix(1, 0) }
+
+// wokenBy makes the end of ctx wake whatever waits on c, until the function that it returns is called.
+func wokenBy(ctx context.Context, c net.Conn) (stop func()) {
+	woken := make(chan struct{})
+	stopped := context.AfterFunc(ctx, func() {
+		defer close(woken)
+		_ = c.SetDeadline(longAgo())
+	})
+	return func() {
+		if !stopped() {
+			<-woken
+		}
+	}
+}
+
+// setReadDeadline sets the moment until which a read may wait; zero: for ever. The end of ctx wakes only once, so if that
+// was a moment before, it is done again.
+func setReadDeadline(ctx context.Context, c net.Conn, t time.Time) {
+	_ = c.SetReadDeadline(t)
+	if ctx.Err() != nil {
+		_ = c.SetReadDeadline(longAgo())
+	}
+}
