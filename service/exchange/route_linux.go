@@ -2,9 +2,9 @@ package exchange
 
 import (
 	"encoding/binary"
+	"iter"
 	"net/netip"
 	"strconv"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -93,57 +93,59 @@ func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 }
 
 // parseRoute reads the kernel's answer; it is nil when that is an error, or a route that leads nowhere. index is that of
-// the interface.
+// the interface. The parsers of package syscall will not do: they panic where a message or an attribute ends within a
+// word, which the kernel's never do but a slice that was cut short does.
 func parseRoute(reply []byte) (route *Route, index uint32) {
-	messages, err := syscall.ParseNetlinkMessage(reply)
-	if err != nil || len(messages) == 0 {
+	if len(reply) < unix.SizeofNlMsghdr+unix.SizeofRtMsg {
 		return nil, 0
 	}
-	m := &messages[0]
-	if m.Header.Type != unix.RTM_NEWROUTE || len(m.Data) < unix.SizeofRtMsg {
+	header, message := reply[:unix.SizeofNlMsghdr], reply[unix.SizeofNlMsghdr:]
+	if length := int(binary.NativeEndian.Uint32(header)); length > len(reply) ||
+		binary.NativeEndian.Uint16(header[4:]) != unix.RTM_NEWROUTE {
 		return nil, 0
 	}
-	switch (*unix.RtMsg)(unsafe.Pointer(&m.Data[0])).Type {
+	switch (*unix.RtMsg)(unsafe.Pointer(&message[0])).Type {
 	case unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT, unix.RTN_THROW:
 		return nil, 0 // of IPv6: for IPv4 these are errors
 	}
-	attributes, err := syscall.ParseNetlinkRouteAttr(m)
-	if err != nil {
-		return nil, 0
-	}
 	route = &Route{}
-	for _, a := range attributes {
-		switch a.Attr.Type {
+	for kind, value := range attributes(message[unix.SizeofRtMsg:]) {
+		switch kind {
 		case unix.RTA_PREFSRC:
-			route.Source, _ = netip.AddrFromSlice(a.Value)
+			route.Source, _ = netip.AddrFromSlice(value)
 		case unix.RTA_GATEWAY:
-			route.Gateway, _ = netip.AddrFromSlice(a.Value)
+			route.Gateway, _ = netip.AddrFromSlice(value)
 		case unix.RTA_VIA: // a gateway of the other family: a struct rtvia, which is that and the address
-			if len(a.Value) > 2 {
-				route.Gateway, _ = netip.AddrFromSlice(a.Value[2:])
+			if len(value) > 2 {
+				route.Gateway, _ = netip.AddrFromSlice(value[2:])
 			}
 		case unix.RTA_OIF:
-			if len(a.Value) >= 4 {
-				index = binary.NativeEndian.Uint32(a.Value)
+			if len(value) >= 4 {
+				index = binary.NativeEndian.Uint32(value)
 			}
-		case unix.RTA_METRICS:
-			route.MTU = int(metric(a.Value, unix.RTAX_MTU))
+		case unix.RTA_METRICS: // attributes in an attribute
+			for metric, value := range attributes(value) {
+				if metric == unix.RTAX_MTU && len(value) >= 4 {
+					route.MTU = int(binary.NativeEndian.Uint32(value))
+				}
+			}
 		}
 	}
 	return route, index
 }
 
-// metric finds one of the metrics of a route, which are attributes in an attribute; 0 when it has none.
-func metric(metrics []byte, kind uint16) uint32 {
-	for len(metrics) >= unix.SizeofRtAttr+4 {
-		if binary.NativeEndian.Uint16(metrics[2:]) == kind {
-			return binary.NativeEndian.Uint32(metrics[unix.SizeofRtAttr:])
+// attributes are those in a row of struct rtattr, up to the first that claims to be longer than what is there.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(kind uint16, value []byte) bool) {
+		for len(b) >= unix.SizeofRtAttr {
+			length := int(binary.NativeEndian.Uint16(b))
+			if length < unix.SizeofRtAttr || length > len(b) ||
+				!yield(binary.NativeEndian.Uint16(b[2:]), b[unix.SizeofRtAttr:length]) {
+				return
+			}
+			b = b[min((length+3)&^3, len(b)):] // each takes whole words
 		}
-		// Each takes whole words.
-		length := (int(binary.NativeEndian.Uint16(metrics)) + 3) &^ 3
-		metrics = metrics[min(max(length, unix.SizeofRtAttr), len(metrics)):]
 	}
-	return 0
 }
 
 // indexOfInterface is the index of an interface that is told by its name or, as a zone may be, by its index; 0 when there

@@ -98,6 +98,9 @@ func viaReply() []byte {
 func FuzzParseRoute(f *testing.F) {
 	f.Add(viaReply())
 	f.Add(viaReply()[:40])
+	ragged := append(viaReply(), 5, 0, unix.RTA_OIF, 0, 7) // ends within a word
+	binary.NativeEndian.PutUint32(ragged, uint32(len(ragged)))
+	f.Add(ragged)
 	f.Fuzz(func(t *testing.T, reply []byte) {
 		if route, index := parseRoute(reply); route == nil && index != 0 {
 			t.Errorf("interface %d without a route", index)
