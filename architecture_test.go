@@ -40,6 +40,10 @@ var house = map[string]room{
 		},
 	},
 
+	"gen/probe/config/v1": {
+		others: []string{"buf.build/gen/go/bufbuild/protovalidate", "google.golang.org/protobuf"},
+	},
+
 	// Engines.
 	"service/dial": {others: []string{"golang.org/x/sys"}, never: aboveEngines},
 	"service/echo": {never: aboveEngines},
@@ -99,10 +103,11 @@ var house = map[string]room{
 
 var (
 	allRooms = []string{
-		"gen/probe/v1", "service", "service/dial", "service/echo", "service/exchange", "service/gateway",
+		"gen/probe/config/v1", "gen/probe/v1", "service", "service/dial", "service/echo", "service/exchange", "service/gateway",
 		"service/metrics", "service/names", "service/policy", "service/resolve",
 	}
 	program = []string{
+		"buf.build/go/protovalidate", "buf.build/go/protoyaml", "go.yaml.in/yaml/v3",
 		"github.com/prometheus/client_golang", "github.com/spf13/cobra", "github.com/spf13/pflag",
 		"golang.org/x/crypto/x509roots/fallback", "golang.org/x/sync",
 		"golang.org/x/sys", "golang.org/x/term", "google.golang.org/genproto", "google.golang.org/grpc", "google.golang.org/protobuf",
