@@ -109,7 +109,7 @@ type auditLine struct {
 type beginning struct {
 	session   *Session
 	written   chan error // gets one value
-	abandoned *Result // under mu: nobody waits for it any more, and with this it has ended
+	abandoned *Result    // under mu: nobody waits for it any more, and with this it has ended
 }
 
 // NewAudit opens the stream and starts the goroutine that writes to it. [Audit.Close] ends it.
