@@ -12,6 +12,15 @@ func canonical(a netip.Addr) netip.Addr {
 	return a.Unmap().WithZone("")
 }
 
+// canonicalPrefix is p in the same form: a prefix of IPv4-mapped addresses is one of
+// IPv4 addresses. Shorter ones than that keep to IPv6, and ::/0 covers no IPv4.
+func canonicalPrefix(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p
+}
+
 // permanentDenies are the special addresses, the more particular first. Not among
 // them, on purpose:
 //
@@ -72,7 +81,7 @@ func (p *Policy) listensOn(a netip.Addr, port uint16) bool {
 		wildcard = wildcard || !l.Addr().IsValid() || l.Addr().Unmap().IsUnspecified()
 		// An unspecified target is the socket's own source address, which the caller
 		// may choose: it reaches every listener with that port.
-		if permanentDeny(a) == RuleDenyUnspecified {
+		if isUnspecified(a) {
 			return true
 		}
 	}
@@ -101,25 +110,28 @@ func isLocal(a netip.Addr) bool {
 	})
 }
 
-// readings returns every address that a may turn out to be on its way: itself,
+// mostReadings is how many addresses appendReadings finds at most.
+const mostReadings = 6
+
+// appendReadings appends every address that a may turn out to be on its way: itself,
 // and the IPv4 addresses embedded in it for translators and tunnels. a is
 // canonical. The prefixes that a site chooses for its own translators cannot be
 // known here.
-func readings(a netip.Addr) []netip.Addr {
+func appendReadings(all []netip.Addr, a netip.Addr) []netip.Addr {
+	all = append(all, a)
 	if a.Is4() {
-		return []netip.Addr{a}
+		return all
 	}
 	b := a.As16()
 	v4 := func(i, j, k, l int) netip.Addr { return netip.AddrFrom4([4]byte{b[i], b[j], b[k], b[l]}) }
 	last := v4(12, 13, 14, 15)
 
-	all := []netip.Addr{a}
 	switch {
 	case compatible.Contains(a) && !a.IsUnspecified() && !a.IsLoopback(),
 		translated.Contains(a), nat64.Contains(a):
 		all = append(all, last)
 	case nat64Local.Contains(a):
-		all = append(all, localNAT64(last, v4(6, 7, 9, 10), v4(7, 9, 10, 11), v4(9, 10, 11, 12))...)
+		all = appendLocalNAT64(all, [...]netip.Addr{v4(6, 7, 9, 10), v4(7, 9, 10, 11), v4(9, 10, 11, 12), last})
 	case sixToFour.Contains(a):
 		all = append(all, v4(2, 3, 4, 5))
 	case teredo.Contains(a):
@@ -143,15 +155,26 @@ var (
 	teredo     = netip.MustParsePrefix("2001::/32")       // RFC 4380
 )
 
-// localNAT64 sorts out the readings of a 64:ff9b:1::/48 address. RFC 8215 leaves
-// to the site how long its prefix is, and RFC 6052, section 2.2, puts the IPv4
-// address in another place for each of the lengths 48, 56, 64 and 96, so each
-// place is read. One that reads as 0.0.0.0/8 is empty: the address stands
-// elsewhere. Only if all are, one of them is the address.
-func localNAT64(last netip.Addr, others ...netip.Addr) []netip.Addr {
-	found := slices.DeleteFunc(append(others, last), func(a netip.Addr) bool { return a.As4()[0] == 0 })
-	if len(found) == 0 {
-		return []netip.Addr{last}
+// appendLocalNAT64 sorts out the readings of a 64:ff9b:1::/48 address. RFC 8215
+// leaves to the site how long its prefix is, and RFC 6052, section 2.2, puts the
+// IPv4 address in another place for each of the lengths 48, 56, 64 and 96, so each
+// place is read, the last for 96. One that reads as 0.0.0.0/8 is empty: the address
+// stands elsewhere. Only if all are, one of them is the address.
+func appendLocalNAT64(all []netip.Addr, places [4]netip.Addr) []netip.Addr {
+	found := false
+	for _, a := range places {
+		if !isUnspecified(a) {
+			all, found = append(all, a), true
+		}
 	}
-	return found
+	if !found {
+		all = append(all, places[3])
+	}
+	return all
+}
+
+// isUnspecified says whether a is ::, or of 0.0.0.0/8. (This host on this network, as
+// RFC 1122 has it.)
+func isUnspecified(a netip.Addr) bool {
+	return a == netip.IPv6Unspecified() || a.Is4() && a.As4()[0] == 0
 }

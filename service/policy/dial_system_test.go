@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -56,7 +55,7 @@ func TestDeniedReachesNothing(t *testing.T) {
 			continue
 		}
 		d := dial.Dialer{Policy: func(_ context.Context, to dial.Destination) error {
-			return policies[v.policy].Decide(Target(to)).Err()
+			return policies[v.policy].Decide(caller, Target(to)).Err()
 		}}
 		var (
 			c   net.Conn
@@ -65,7 +64,10 @@ func TestDeniedReachesNothing(t *testing.T) {
 		n.Do(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
-			c, err = d.Dial(ctx, dial.Request{Network: v.target.Network, Address: v.target.Address})
+			c, err = d.Dial(ctx, dial.Request{
+				Network: v.target.Network, Address: v.target.Address,
+				Host: v.target.Host, Send: v.target.Send, SkipVerify: v.target.SkipVerify,
+			})
 		})
 		e, isDenied := errors.AsType[*DeniedError](err)
 		switch {
@@ -74,7 +76,7 @@ func TestDeniedReachesNothing(t *testing.T) {
 			connected++
 			poke(c)
 			c.Close()
-			if !strings.HasPrefix(v.rule, "allow-") {
+			if !v.allowed() {
 				t.Errorf("line %d: %s: connected, want %s", v.line, v.policy, v.rule)
 			}
 		case isDenied:
@@ -82,7 +84,7 @@ func TestDeniedReachesNothing(t *testing.T) {
 			if e.Rule != v.rule {
 				t.Errorf("line %d: %s: denied by %s, want %s", v.line, v.policy, e.Rule, v.rule)
 			}
-		case !strings.HasPrefix(v.rule, "allow-"):
+		case !v.allowed():
 			t.Errorf("line %d: %s: %v, want %s", v.line, v.policy, err, v.rule)
 		default:
 			t.Logf("line %d: %s: admitted, and the kernel says %v", v.line, v.policy, err)

@@ -3,47 +3,161 @@ package policy
 import (
 	"encoding/hex"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
 )
 
 // FuzzDecide compares Decide with naive, an evaluator of the same rules that
-// shares nothing with it: it works on hexadecimal digits.
+// shares nothing with it: it works on digits.
 func FuzzDecide(f *testing.F) {
-	for _, v := range readVectors(f) {
-		if v.target.Address.IsValid() {
-			a := v.target.Address.Addr()
-			f.Add(a.AsSlice(), a.Zone(), v.target.Address.Port(), a.AsSlice(), []byte{127, 0, 0, 1}, v.policy == "loopback")
-			f.Add(a.AsSlice(), a.Zone(), v.target.Address.Port(), make([]byte, 4), a.Unmap().AsSlice(), v.policy == "loopback")
-		}
+	for i, v := range readVectors(f) {
+		t := v.target
+		a := t.Address.Addr()
+		flags := byte(i)
+		f.Add(a.AsSlice(), a.Zone(), t.Address.Port(), a.AsSlice(), []byte{127, 0, 0, 1}, flags, t.Network, t.Host, t.Path, caller, []byte{byte(i), 3, 1, 4, 1, 5, byte(i >> 3), 9, 2, 6, 5})
+		f.Add(a.AsSlice(), a.Zone(), t.Address.Port(), make([]byte, 4), a.Unmap().AsSlice(), flags>>2, t.Network, t.Host, t.Path, caller, []byte(nil))
 	}
-	f.Fuzz(func(t *testing.T, target []byte, zone string, port uint16, listener, lift []byte, loopback bool) {
-		compareWithNaive(t, target, zone, port, listener, lift, loopback)
+	f.Fuzz(func(t *testing.T, target []byte, zone string, port uint16, listener, lift []byte, flags byte, network, host, path, subject string, roles []byte) {
+		trial{target, zone, port, listener, lift, flags, network, host, path, subject, roles}.run(t)
 	})
 }
 
-func compareWithNaive(t *testing.T, target []byte, zone string, port uint16, listener, lift []byte, loopback bool) {
-	t.Helper()
-	addr, _ := netip.AddrFromSlice(target)
-	addr = addr.WithZone(zone)
-	listening, _ := netip.AddrFromSlice(listener)
-	lifted, _ := netip.AddrFromSlice(lift)
-	p := &Policy{
-		Loopback:  loopback,
-		Listeners: []netip.AddrPort{netip.AddrPortFrom(listening, 8080)},
-		Lift:      []netip.Prefix{netip.PrefixFrom(lifted, lifted.BitLen()), netip.PrefixFrom(lifted, 8)},
-	}
-	got := p.Decide(Target{Network: "tcp", Address: netip.AddrPortFrom(addr, port)})
-	want := naive(target, port, listener, 8080, lift, loopback)
-	if got.Rule != want || got.Allowed != (want == "allow-all") {
-		t.Errorf("target %v port %d, listener %v, lift %v, loopback %t: %+v, naive says %q",
-			addr, port, listening, lifted, loopback, got, want)
-	}
+// trial is one question to both evaluators.
+type trial struct {
+	target         []byte
+	zone           string
+	port           uint16
+	listener, lift []byte
+	flags          byte
+	network, host  string
+	path, subject  string
+	roles          []byte // out of which roles are made
 }
 
-// Random addresses hardly ever look special, so this makes them up from the parts
+func (x trial) has(flag byte) bool { return x.flags&flag != 0 }
+
+const (
+	flagLoopback = 1 << iota
+	flagSend
+	flagSkip
+	flagOpen
+)
+
+// run returns the rule that decided.
+func (x trial) run(t *testing.T) string {
+	t.Helper()
+	addr, _ := netip.AddrFromSlice(x.target)
+	addr = addr.WithZone(x.zone)
+	listening, _ := netip.AddrFromSlice(x.listener)
+	lifted, _ := netip.AddrFromSlice(x.lift)
+	p := &Policy{
+		Loopback:  x.has(flagLoopback),
+		Open:      x.has(flagOpen),
+		Listeners: []netip.AddrPort{netip.AddrPortFrom(listening, 8080)},
+		Lift:      []netip.Prefix{netip.PrefixFrom(lifted, lifted.BitLen()), netip.PrefixFrom(lifted, 8)},
+		UnixPaths: []string{"/run/open.sock"},
+		Roles:     x.makeRoles(addr),
+	}
+	target := Target{
+		Network: x.network, Address: netip.AddrPortFrom(addr, x.port), Path: x.path, Host: x.host,
+		Send: x.has(flagSend), SkipVerify: x.has(flagSkip),
+	}
+	got := p.Decide(x.subject, target)
+	want := x.naive(p.Roles)
+	allowed := want == "allow-all" || want == "allow-unix-path" || strings.Contains(want, "/")
+	if got.Rule != want || got.Allowed != allowed {
+		t.Errorf("%+v, listener %v, lift %v, subject %q\nroles %+v: %+v, naive says %q",
+			target, listening, lifted, x.subject, p.Roles, got, want)
+	}
+	// What Explain says amounts to what the roles decide.
+	explained := make(map[netip.Addr]string)
+	for _, v := range p.Explain(x.subject, target) {
+		if v.Mismatch == "" && explained[v.Address] == "" {
+			explained[v.Address] = v.Role + "/" + v.Rule
+		} else if explained[v.Address] == "" {
+			explained[v.Address] = ""
+		}
+	}
+	switch {
+	case strings.Contains(got.Rule, "/"):
+		for reading, rule := range explained {
+			if rule == "" {
+				t.Errorf("%+v is allowed, and no rule explained grants %v", target, reading)
+			}
+		}
+		if first := explained[canonical(target.Address.Addr())]; first != got.Rule && explained[netip.Addr{}] != got.Rule {
+			t.Errorf("%+v is allowed by %s, and explained by %s", target, got.Rule, first)
+		}
+	case got.Rule == RuleDenyDefault:
+		denied := len(explained) == 0
+		for _, rule := range explained {
+			denied = denied || rule == ""
+		}
+		if !denied {
+			t.Errorf("%+v is denied, and explained: %v", target, explained)
+		}
+	}
+	// Lookups go by fewer parts of the same rules.
+	if got, want := p.DecideName(x.subject, x.host).Rule, x.naiveName(p.Roles); got != want {
+		t.Errorf("name %q, subject %q\nroles %+v: %s, naive says %s", x.host, x.subject, p.Roles, got, want)
+	}
+	if got, want := p.DecideAddress(x.subject, addr).Rule, x.naiveAddress(p.Roles); got != want {
+		t.Errorf("address %v, subject %q\nroles %+v: %s, naive says %s", addr, x.subject, p.Roles, got, want)
+	}
+	return got.Rule
+}
+
+// makeRoles makes roles out of bytes, most of whose parts are near to matching.
+func (x trial) makeRoles(addr netip.Addr) []Role {
+	bytes := x.roles
+	next := func(n int) int {
+		if len(bytes) == 0 {
+			return 0
+		}
+		b := int(bytes[0])
+		bytes = bytes[1:]
+		return b % n
+	}
+	pick := func(list ...string) string { return list[next(len(list))] }
+	embedded := func(at int) netip.Addr {
+		if b := addr.AsSlice(); len(b) >= at+4 {
+			a, _ := netip.AddrFromSlice(b[at : at+4])
+			return a
+		}
+		return addr
+	}
+	var roles []Role
+	for len(bytes) > 0 && len(roles) < 3 {
+		role := Role{Name: pick("a", "b"), Subjects: []string{pick(x.subject, "*", "*:ci", "token:*", "t*k*n*i", "mtls:*", "*ci*", "")}}
+		for range 1 + next(4) {
+			rule := Rule{Name: pick("x", "y"), Verbs: []Verbs{everyVerb, Connect, Connect | Send, Connect | SkipVerify, Resolve, 0}[next(6)]}
+			for range next(3) {
+				rule.Networks = append(rule.Networks, pick(x.network, "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix", "unixgram", ""))
+			}
+			for range max(0, next(4)-1) {
+				_, parent, _ := strings.Cut(x.host, ".")
+				rule.Hosts = append(rule.Hosts, pick(x.host, "*", "*.example.com", "*."+x.host, "*."+parent, strings.ToUpper(x.host)+".", "*.", "www.example.com", "", "."))
+			}
+			for range next(3) {
+				a := []netip.Addr{addr, embedded(12), embedded(2), embedded(4), addr.Unmap(), netip.AddrFrom16(addr.As16()), netip.IPv4Unspecified(), netip.IPv6Unspecified()}[next(8)]
+				rule.Prefixes = append(rule.Prefixes, netip.PrefixFrom(a, max(0, a.BitLen()-next(130))))
+			}
+			for range max(0, next(4)-2) {
+				rule.Ports = append(rule.Ports, PortRange{x.port - uint16(next(3)), x.port + uint16(next(2))})
+			}
+			for range max(0, next(5)-3) {
+				dir := x.path[:strings.LastIndex(x.path, "/")+1]
+				rule.UnixPaths = append(rule.UnixPaths, pick(x.path, dir+"*", "/*", "*", "", "/run/app.sock"))
+			}
+			role.Rules = append(role.Rules, rule)
+		}
+		roles = append(roles, role)
+	}
+	return roles
+}
+
+// Random bytes hardly ever look special, so this makes targets up from the parts
 // that special ones are made of.
 func TestDecideAgainstNaive(t *testing.T) {
 	t.Parallel()
@@ -73,139 +187,40 @@ func TestDecideAgainstNaive(t *testing.T) {
 		}
 		return b
 	}
-	for range 200_000 {
-		compareWithNaive(t, address(), pick("", "", "eth0"), []uint16{80, 8080}[r.IntN(2)], address(), address(), r.IntN(2) == 0)
+	seen := make(map[string]int)
+	for range 100_000 {
+		x := trial{
+			target: address(), zone: pick("", "", "eth0"), port: []uint16{80, 8080}[r.IntN(2)],
+			listener: address(), lift: address(), flags: byte(r.IntN(16)),
+			network: pick("tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix", "unixpacket", "ip"),
+			host:    pick("", "", "www.example.com", "WWW.example.COM.", "a.b.example.com", "example.com", "a..example.com", "w\\046.example.com", "\u212a.example.com", "k.example.com"),
+			path:    pick("/run/app.sock", "/run/open.sock", "/run/a/b", "/", "@x", "/run/../x", ""),
+			subject: pick(caller, caller, "token:cic", "mtls:a", "", "anonymous"),
+			roles:   make([]byte, r.IntN(60)),
+		}
+		for i := range x.roles {
+			x.roles[i] = byte(r.Uint32())
+		}
+		if r.IntN(2) == 0 {
+			x.network = pick("tcp", "udp")
+			x.flags &^= flagOpen
+		}
+		rule := x.run(t)
 		if t.Failed() {
 			return
 		}
-	}
-}
-
-// naive evaluates one listener and one exact lift.
-func naive(target []byte, port uint16, listener []byte, listenerPort uint16, lift []byte, loopback bool) string {
-	if len(target) != 4 && len(target) != 16 {
-		return "deny-unparsable"
-	}
-	var all []string // what the target may turn out to be, as 8 or 32 digits
-	x := digits(target)
-	all = append(all, x)
-	if len(x) == 32 {
-		all = append(all, naiveEmbedded(x)...)
-	}
-
-	for _, a := range all {
-		if port != listenerPort {
-			break
+		if strings.Contains(rule, "/") {
+			rule = "a role's"
 		}
-		l := digits(listener)
-		wild := l == "00000000" || l == strings.Repeat("0", 32) || len(listener) != 4 && len(listener) != 16
-		if a == l || naiveClass(a) == "unspecified" || wild && (naiveClass(a) == "loopback" || naiveLocal(a)) {
-			return "deny-own-listener"
+		seen[rule]++
+	}
+	t.Log(seen)
+	for _, rule := range []string{
+		"a role's", RuleAllowAll, RuleAllowUnixPath, RuleDenyDefault, RuleDenyUnparsable, RuleDenyUnixPath, RuleDenyOwnListener,
+		RuleDenyUnspecified, RuleDenyLoopback, RuleDenyMetadata, RuleDenyLinkLocal, RuleDenyMulticast, RuleDenyBroadcast,
+	} {
+		if seen[rule] < 100 {
+			t.Errorf("%s decided %d times: too few to tell anything", rule, seen[rule])
 		}
 	}
-	for _, a := range all {
-		class := naiveClass(a)
-		switch {
-		case class == "":
-		case loopback && (class == "loopback" || class == "unspecified"):
-		case (len(lift) == 4 || len(lift) == 16) && digits(lift) == a:
-		default:
-			return "deny-" + class
-		}
-	}
-	return "allow-all"
-}
-
-// digits gives an address as hexadecimal digits, an IPv4-mapped one as IPv4.
-func digits(b []byte) string {
-	return strings.TrimPrefix(hex.EncodeToString(b), "00000000000000000000ffff")
-}
-
-func naiveEmbedded(x string) []string {
-	var found []string
-	last := x[24:]
-	zeros := strings.Repeat("0", 31)
-	switch {
-	case x[:31] == zeros && (x[31] == '0' || x[31] == '1'):
-	case x[:24] == zeros[:24], x[:24] == "0000000000000000ffff0000", x[:24] == "0064ff9b0000000000000000":
-		found = append(found, last)
-	case x[:12] == "0064ff9b0001":
-		rest := x[12:]
-		for _, at := range []string{
-			rest[0:4] + rest[6:10], // after 48 bits, around the reserved octet
-			rest[2:4] + rest[6:12], // after 56
-			rest[6:14],             // after 64
-			rest[12:20],            // after 96
-		} {
-			if at[:2] != "00" {
-				found = append(found, at)
-			}
-		}
-		if found == nil {
-			found = append(found, last)
-		}
-	case x[:4] == "2002":
-		found = append(found, x[4:12])
-	case x[:8] == "20010000":
-		inverted := ""
-		for _, d := range last {
-			inverted += string("fedcba9876543210"[strings.IndexRune("0123456789abcdef", d)])
-		}
-		found = append(found, x[8:16], inverted)
-	}
-	if id := x[16:24]; id == "00005efe" || id == "02005efe" {
-		found = append(found, last)
-	}
-	return found
-}
-
-func naiveClass(x string) string {
-	has := func(prefixes ...string) bool {
-		for _, p := range prefixes {
-			if strings.HasPrefix(x, p) {
-				return true
-			}
-		}
-		return false
-	}
-	if len(x) == 8 {
-		switch {
-		case has("00"):
-			return "unspecified"
-		case has("7f"):
-			return "loopback"
-		case has("a9fea9fe", "a83f8110", "646464c8"):
-			return "metadata"
-		case has("a9fe"):
-			return "link-local"
-		case has("e"):
-			return "multicast"
-		case has("ffffffff"):
-			return "broadcast"
-		}
-		return ""
-	}
-	switch {
-	case x == strings.Repeat("0", 32):
-		return "unspecified"
-	case x == strings.Repeat("0", 31)+"1":
-		return "loopback"
-	case has("fd000ec2000000000000000000000254", "fd000ec2000000000000000000000023", "fd2000ce000000000000000000000254"):
-		return "metadata"
-	case has("fe8", "fe9", "fea", "feb"):
-		return "link-local"
-	case has("ff"):
-		return "multicast"
-	}
-	return ""
-}
-
-func naiveLocal(x string) bool {
-	addrs, _ := net.InterfaceAddrs()
-	for _, a := range addrs {
-		if digits(a.(*net.IPNet).IP.To16()) == x {
-			return true
-		}
-	}
-	return false
 }
