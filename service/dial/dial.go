@@ -28,6 +28,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Destination is what a socket is about to be connected to.
@@ -47,12 +48,16 @@ type Destination struct {
 	// Host is Request.Host.
 	Host string
 
+	// Send is Request.Send.
+	Send bool
+
 	// SkipVerify is Request.SkipVerify.
 	SkipVerify bool
 }
 
 // Policy decides about one destination: nil admits it, an error denies it and says
-// why. It may be asked again about the same one, since a TCP connect that hits a
+// why; a *LimitError does not deny it, and says that there are too many dials now.
+// It may be asked again about the same one, since a TCP connect that hits a
 // quirk of the kernel (connecting to itself) is repeated with a new socket.
 type Policy func(context.Context, Destination) error
 
@@ -66,6 +71,24 @@ type DeniedError struct {
 func (e *DeniedError) Error() string { return fmt.Sprintf("denied: %v", e.Err) }
 
 func (e *DeniedError) Unwrap() error { return e.Err }
+
+// LimitError is what Dial fails with when the policy returned one: the destination
+// may be admitted later, and nothing is known against it. Its text is fit for the
+// caller.
+type LimitError struct {
+	// Limit names what was reached, for a person, as "50 dials a second".
+	Limit string
+
+	// RetryAfter is when to try again, counted from now; zero: not known.
+	RetryAfter time.Duration
+}
+
+func (e *LimitError) Error() string {
+	if e.RetryAfter <= 0 {
+		return "limit reached: " + e.Limit
+	}
+	return fmt.Sprintf("limit reached: %s; try again in %v", e.Limit, e.RetryAfter)
+}
 
 var (
 	errNoPolicy      = errors.New("no policy")
@@ -92,6 +115,11 @@ type Request struct {
 	// Host is the name Address was resolved from, for policies that look at names;
 	// empty if there was none. It decides nothing here.
 	Host string
+
+	// Send says that bytes of the caller's will be handed to the peer, for policies
+	// that leave that to some callers; a TLS handshake is not such. It decides nothing
+	// here.
+	Send bool
 
 	// SkipVerify says that TLS will be spoken over the connection and the peer's
 	// certificate not be verified, for policies that leave that to some callers. It
@@ -127,6 +155,8 @@ type Dialer struct {
 //
 //   - a *DeniedError, if the destination was not admitted; no packet was sent, and
 //     whether there is something at a path is not told;
+//   - a *LimitError, if the policy holds that there are too many dials now; this is
+//     no *DeniedError, and else as with one;
 //   - a syscall.Errno, if the kernel refused, and around it an *ICMPError, if the
 //     network told it to;
 //   - or one that errors.Is knows as context.Canceled or context.DeadlineExceeded.
@@ -174,7 +204,11 @@ func (d *Dialer) ask(ctx context.Context, to Destination) error {
 	if d.Policy == nil {
 		return &DeniedError{to, errNoPolicy}
 	}
-	if err := d.Policy(ctx, to); err != nil {
+	err := d.Policy(ctx, to)
+	if limit, ok := errors.AsType[*LimitError](err); ok {
+		return limit
+	}
+	if err != nil {
 		return &DeniedError{to, err}
 	}
 	return nil
@@ -199,7 +233,7 @@ func (d *Dialer) asker(r Request) func(context.Context, Destination) error {
 // destination is where to as the caller wrote it, for what is denied before there is
 // a socket.
 func (r Request) destination() Destination {
-	return Destination{Network: r.Network, Address: r.Address, Path: r.Path, Host: r.Host, SkipVerify: r.SkipVerify}
+	return Destination{Network: r.Network, Address: r.Address, Path: r.Path, Host: r.Host, Send: r.Send, SkipVerify: r.SkipVerify}
 }
 
 // failed wraps err as package net does, once. The address is the one that was

@@ -78,7 +78,7 @@ func connectIP(ctx context.Context, r Request, ask func(context.Context, Destina
 // about makes canonical what the kernel is about to be given, as package net reports
 // it. What cannot be parsed comes out without an address, for the policy to deny.
 func about(r Request, network, address string) Destination {
-	to := Destination{Network: network, Host: r.Host, SkipVerify: r.SkipVerify}
+	to := Destination{Network: network, Host: r.Host, Send: r.Send, SkipVerify: r.SkipVerify}
 	if a, err := netip.ParseAddrPort(address); err == nil {
 		to.Address = netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 	}

@@ -21,7 +21,7 @@ func (d *Dialer) dialUnix(ctx context.Context, r Request) (net.Conn, error) {
 	defer file.close()
 	ask := d.asker(r)
 	nd := net.Dialer{ControlContext: func(ctx context.Context, network, _ string, c syscall.RawConn) error {
-		if err := ask(ctx, Destination{Network: network, Path: file.path, Host: r.Host, SkipVerify: r.SkipVerify}); err != nil {
+		if err := ask(ctx, Destination{Network: network, Path: file.path, Host: r.Host, Send: r.Send, SkipVerify: r.SkipVerify}); err != nil {
 			return err
 		}
 		// Only now may the caller know whether there is something.
