@@ -62,6 +62,17 @@ var house = map[string]room{
 		never:  aboveEngines,
 	},
 
+	// Who calls, what they may call, how much of it.
+	"service/guard": {
+		ours: []string{"gen/probe/v1", "service/policy"},
+		others: []string{
+			"github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/time", "google.golang.org/grpc",
+			"google.golang.org/protobuf",
+		},
+		// net/http is not among them: an issuer of tokens is asked by the client that the operator's side hands in.
+		never: []string{"flag", "log", "os"},
+	},
+
 	// What each RPC means.
 	"service": {
 		ours: []string{
@@ -104,7 +115,7 @@ var house = map[string]room{
 var (
 	allRooms = []string{
 		"gen/probe/config/v1", "gen/probe/v1", "service", "service/dial", "service/echo", "service/exchange", "service/gateway",
-		"service/metrics", "service/names", "service/policy", "service/resolve",
+		"service/guard", "service/metrics", "service/names", "service/policy", "service/resolve",
 	}
 	program = []string{
 		"buf.build/go/protovalidate", "buf.build/go/protoyaml", "go.yaml.in/yaml/v3",
@@ -138,6 +149,8 @@ var exceptions = map[string][]string{
 	"service/resolve": {
 		"golang.org/x/sys/unix.Connect", "golang.org/x/sys/unix.Socket", "golang.org/x/sys/unix.SYS_CONNECT",
 	},
+	// The client is the operator's, handed in to ask an issuer of tokens with; none is made there.
+	"service/guard": {"net/http.Client"},
 	// It is asked over netlink for the way to an address: a conversation with the kernel alone.
 	"service/exchange": {"golang.org/x/sys/unix.Socket"},
 }
