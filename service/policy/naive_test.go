@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 )
 
 // naive evaluates one listener, one exact lift, and roles.
@@ -17,7 +16,7 @@ func (x trial) naive(roles []Role) string {
 		return "deny-unparsable"
 	case "unix", "unixgram", "unixpacket":
 		switch {
-		case !regexp.MustCompile(`^(/[^/\x00]+)+$`).MatchString(strings.ReplaceAll(x.path, "\n", "n")) || regexp.MustCompile(`/\.\.?(/|$)`).MatchString(strings.ReplaceAll(x.path, "\n", "n")):
+		case !regexp.MustCompile(`^(/[^/\x00]+)+$`).MatchString(latin(x.path)), regexp.MustCompile(`/\.\.?(/|$)`).MatchString(latin(x.path)):
 			return "deny-unix-path"
 		case x.has(flagOpen) && x.path == "/run/open.sock":
 			return "allow-unix-path"
@@ -98,8 +97,8 @@ func (x trial) naiveRoles(roles []Role, verb string, readings []string, matches 
 		for _, role := range roles {
 			in := false
 			for _, pattern := range role.Subjects {
-				expression := "(?s)^" + strings.ReplaceAll(regexp.QuoteMeta(pattern), `\*`, ".*") + "$"
-				in = in || x.subject != "" && regexp.MustCompile(expression).MatchString(x.subject)
+				expression := "(?s)^" + strings.ReplaceAll(regexp.QuoteMeta(latin(pattern)), `\*`, ".*") + "$"
+				in = in || x.subject != "" && regexp.MustCompile(expression).MatchString(latin(x.subject))
 			}
 			for _, rule := range role.Rules {
 				grants := in && matches(rule, reading)
@@ -119,6 +118,15 @@ func (x trial) naiveRoles(roles []Role, verb string, readings []string, matches 
 	}
 	_, rule, _ := strings.Cut(found[0], " ")
 	return rule
+}
+
+// latin makes a character of each byte, since expressions work on characters.
+func latin(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		b.WriteRune(rune(c))
+	}
+	return b.String()
 }
 
 func naiveNetwork(rule Rule, names ...string) bool {
@@ -151,9 +159,9 @@ func naiveHost(rule Rule, host string) bool {
 		if pattern == "*" && host != "" {
 			return true
 		}
-		expression := "^" + regexp.QuoteMeta(lower(strings.TrimSuffix(pattern, "."))) + "$"
+		expression := "^" + regexp.QuoteMeta(lower(latin(strings.TrimSuffix(pattern, ".")))) + "$"
 		expression = strings.Replace(expression, `^\*\.`, `^(`+label+`\.)+`, 1)
-		if plain && utf8.ValidString(pattern) && regexp.MustCompile(expression).MatchString(name) {
+		if plain && regexp.MustCompile(expression).MatchString(name) {
 			return true
 		}
 	}
