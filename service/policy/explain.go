@@ -10,7 +10,7 @@ const (
 	MismatchHosts     = "hosts"
 	MismatchCIDRs     = "cidrs"
 	MismatchPorts     = "ports"
-	MismatchUnixPaths = "unix-paths"
+	MismatchUnixPaths = "unix_paths"
 )
 
 // Verdict is how one rule stands to a target.
@@ -35,11 +35,20 @@ type Verdict struct {
 // There are no verdicts when no rule is asked: in a policy that is Open, and for a
 // target that cannot be judged.
 func (p *Policy) Explain(subject string, t Target) []Verdict {
-	if p == nil || p.all || p.Open {
-		return nil
-	}
 	q, unfit := questionOf(t)
 	if unfit != "" {
+		return nil
+	}
+	return p.explain(subject, &q)
+}
+
+// ExplainName is Explain for the lookup of a name.
+func (p *Policy) ExplainName(subject, host string) []Verdict {
+	return p.explain(subject, &question{kind: aboutName, verbs: Resolve, host: host})
+}
+
+func (p *Policy) explain(subject string, q *question) []Verdict {
+	if p == nil || p.all || p.Open {
 		return nil
 	}
 	var verdicts []Verdict
@@ -51,7 +60,7 @@ func (p *Policy) Explain(subject string, t Target) []Verdict {
 			}
 			for j := range role.Rules {
 				rule := &role.Rules[j]
-				verdicts = append(verdicts, Verdict{role.Name, rule.Name, reading, rule.mismatch(&q, reading)})
+				verdicts = append(verdicts, Verdict{role.Name, rule.Name, reading, rule.mismatch(q, reading)})
 			}
 		}
 	}
