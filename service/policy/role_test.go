@@ -165,7 +165,7 @@ func TestExplain(t *testing.T) {
 	of := func(a netip.Addr, network, cidrs string) []Verdict {
 		return []Verdict{
 			{"a", "verbs", a, "verbs"}, {"a", "networks", a, network}, {"a", "hosts", a, "hosts"}, {"a", "cidrs", a, "cidrs"},
-			{"a", "ports", a, "ports"}, {"a", "paths", a, "unix-paths"}, {"b", "all", a, ""}, {"b", "six", a, cidrs},
+			{"a", "ports", a, "ports"}, {"a", "paths", a, "unix_paths"}, {"b", "all", a, ""}, {"b", "six", a, cidrs},
 		}
 	}
 	both := of(six, "hosts", "")
@@ -184,7 +184,7 @@ func TestExplain(t *testing.T) {
 		{Target{Network: "unix", Path: "/run/a"}, []Verdict{
 			{"a", "verbs", netip.Addr{}, "verbs"}, {"a", "networks", netip.Addr{}, "hosts"}, {"a", "hosts", netip.Addr{}, "hosts"},
 			{"a", "cidrs", netip.Addr{}, "cidrs"}, {"a", "ports", netip.Addr{}, "cidrs"}, {"a", "paths", netip.Addr{}, ""},
-			{"b", "all", netip.Addr{}, "unix-paths"}, {"b", "six", netip.Addr{}, "cidrs"},
+			{"b", "all", netip.Addr{}, "unix_paths"}, {"b", "six", netip.Addr{}, "cidrs"},
 		}},
 		{Target{Network: "unix", Path: "@abstract"}, nil},
 		{Target{Network: "tcp"}, nil},
