@@ -65,25 +65,17 @@ func (s *session) checkAll(addresses []netip.AddrPort) *failure {
 func (s *session) dials(addresses []netip.AddrPort) []dial.Request {
 	target := s.request.Target
 	skipVerify := s.request.TLS != nil && s.request.TLS.SkipVerify
-	requests := []dial.Request{{Network: target.network(), Path: target.Path, SkipVerify: skipVerify}}
+	requests := []dial.Request{{Network: target.network(), Path: target.Path, Send: s.sends, SkipVerify: skipVerify}}
 	if !target.IsUnix() {
 		requests = make([]dial.Request, len(addresses))
 		for i, address := range addresses {
 			requests[i] = dial.Request{
-				Network: target.network(), Address: address, Host: target.hostName(),
-				Source: s.request.Source, Interface: s.request.Interface, SkipVerify: skipVerify,
+				Network: target.network(), Address: address, Host: s.host,
+				Source: s.request.Source, Interface: s.request.Interface, Send: s.sends, SkipVerify: skipVerify,
 			}
 		}
 	}
 	return requests
-}
-
-// hostName is the name the caller asked for; empty when it was an address.
-func (t Target) hostName() string {
-	if _, err := netip.ParseAddr(t.Host); err == nil {
-		return ""
-	}
-	return t.Host
 }
 
 // race is the attempts of one exchange.
@@ -246,7 +238,10 @@ func (r *race) check(ctx context.Context, conn net.Conn, attempt *Attempt) {
 // fail notes why an attempt failed.
 func (a *Attempt) fail(f *failure) {
 	a.OK, a.Reason, a.Errno, a.Error, a.ICMP = false, f.reason, f.errno, f.text, f.icmp
-	a.layer, a.hint = f.layer, f.hint
+	a.layer, a.hint, a.limit = f.layer, f.hint, f.limit
+	if f.limit != nil {
+		a.Phase = PhasePolicy
+	}
 }
 
 // rank orders the reasons of attempts by how much they tell: an answer of the host itself tells the most.
@@ -295,11 +290,16 @@ func (s *session) connectFailure() *failure {
 	return f
 }
 
-// notAdmitted is the failure when the policy has admitted no address. One that it has denied decides, whatever else
-// went wrong. When it has not been asked at all (the time was over, no socket could be had), the caller learns that,
-// and no address: whether this one may know them is not decided.
+// notAdmitted is the failure when the policy has admitted no address. One that it leaves for later, because of a limit,
+// decides, since it may be admitted then; next one that it has denied, whatever else went wrong. When it has not been
+// asked at all (the time was over, no socket could be had), the caller learns that, and no address: whether this one may
+// know them is not decided.
 func (s *session) notAdmitted() *failure {
 	attempts := s.outcome.Attempts
+	if i := slices.IndexFunc(attempts, func(a Attempt) bool { return a.limit != nil }); i >= 0 {
+		s.outcome.Limit = attempts[i].limit
+		return &failure{phase: PhasePolicy, reason: LimitReached, text: attempts[i].Address + ": " + attempts[i].Error, hint: hintDials}
+	}
 	if i := indexOf(attempts, PolicyDenied); i >= 0 {
 		return &failure{phase: PhasePolicy, reason: PolicyDenied, text: attempts[i].Address + ": " + attempts[i].Error}
 	}

@@ -41,7 +41,7 @@ func (x *Exchanger) Converse(ctx context.Context, c Conversation, emit func(Even
 		c.Idle = DefaultIdle
 	}
 	var broken error
-	outcome := x.session(ctx, c.Request, emit, func(s *session) *failure {
+	outcome := x.session(ctx, c.Request, true, emit, func(s *session) *failure {
 		talk := &conversation{
 			session: s, next: c.Next, idle: c.Idle, changed: make(chan struct{}, 1),
 			order: order{target: c.Target, options: c.TLS, secured: c.Target.Scheme == "tls"},

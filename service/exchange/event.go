@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"probed/service/dial"
 	"probed/service/resolve"
 )
 
@@ -40,6 +41,7 @@ type Attempt struct {
 	address netip.AddrPort // invalid for a unix socket
 	layer   Layer
 	hint    string
+	limit   *dial.LimitError
 }
 
 // Socket is what socket(2) was called with.

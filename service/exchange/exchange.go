@@ -11,7 +11,8 @@
 // meanwhile what the peer says is read, up to a bound, since a peer that waits to be read may not read either.
 //
 // Every socket is opened by package dial, under its policy. Until the policy has admitted an address, no event is
-// handed out; when it admits none, none ever is, and the outcome says POLICY_DENIED.
+// handed out; when it admits none, none ever is, and the outcome says POLICY_DENIED, or LIMIT_REACHED with the limit that
+// the policy named.
 package exchange
 
 import (
@@ -100,11 +101,12 @@ func New(config Config) *Exchanger {
 // Run returns within a moment of the request's timeout or the end of ctx, provided that emit does; all its sockets are
 // closed and all its goroutines have ended by then.
 func (x *Exchanger) Run(ctx context.Context, request Request, emit func(Event) error) *Outcome {
-	return x.session(ctx, request, emit, (*session).script)
+	return x.session(ctx, request, request.sends(), emit, (*session).script)
 }
 
-// session opens the connection that a request asks for, lets talk use it, and tells how it ended.
-func (x *Exchanger) session(ctx context.Context, request Request, emit func(Event) error, talk func(*session) *failure) *Outcome {
+// session opens the connection that a request asks for, lets talk use it, and tells how it ended. sends says whether talk
+// may hand bytes of the caller's to the peer.
+func (x *Exchanger) session(ctx context.Context, request Request, sends bool, emit func(Event) error, talk func(*session) *failure) *Outcome {
 	hooks := x.config.Hooks
 	scheme := request.Target.Scheme
 	if hooks.SessionStart != nil {
@@ -122,6 +124,7 @@ func (x *Exchanger) session(ctx context.Context, request Request, emit func(Even
 	s := &session{
 		Exchanger: x,
 		request:   &request,
+		sends:     sends,
 		callerCtx: callerCtx,
 		ctx:       ctx,
 		leave:     leave,
@@ -144,7 +147,7 @@ func (x *Exchanger) session(ctx context.Context, request Request, emit func(Even
 	crashed = false
 	s.outcome.Timings.Total = time.Since(s.start)
 	// What is held by now stays so: the policy has admitted nothing.
-	if s.outcome.Reason != PolicyDenied && emit != nil && !s.wronged {
+	if s.outcome.Reason != PolicyDenied && s.outcome.Limit == nil && emit != nil && !s.wronged {
 		// Whether anybody still listens makes no difference to what happened.
 		_ = emit(&s.outcome)
 	}
@@ -155,6 +158,8 @@ func (x *Exchanger) session(ctx context.Context, request Request, emit func(Even
 type session struct {
 	*Exchanger
 	request   *Request
+	sends     bool            // for the policy: bytes of the caller's
+	host      string          // for the policy: the name that was asked for; empty when it was an address
 	callerCtx context.Context // ends when the caller wants no more of it
 	ctx       context.Context // ends also with the request's timeout
 	leave     context.CancelCauseFunc
@@ -279,6 +284,8 @@ func (s *session) resolve() ([]netip.AddrPort, *failure) {
 	canonical := result.CanonicalName
 	if result.Source == "literal" { // an address has no name, and reading it is no lookup
 		canonical, duration = "", 0
+	} else {
+		s.host = target.Host
 	}
 	s.outcome.Timings.Resolve = duration
 	hosts := interleave(result.Addresses)

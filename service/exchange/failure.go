@@ -19,11 +19,12 @@ type failure struct {
 	reason   Reason
 	errno    int
 	text     string
-	hint     string         // more to the point than the reason's own; empty: none
-	layer    Layer          // other than the reason's own; LayerNone: that
-	icmp     *ICMPError     // the message behind it
-	deadline bool           // the exchange's own timeout is what ended it
-	lookup   *resolve.Error // of a lookup that failed
+	hint     string           // more to the point than the reason's own; empty: none
+	layer    Layer            // other than the reason's own; LayerNone: that
+	icmp     *ICMPError       // the message behind it
+	limit    *dial.LimitError // of the policy
+	deadline bool             // the exchange's own timeout is what ended it
+	lookup   *resolve.Error   // of a lookup that failed
 }
 
 // byErrno says what the error numbers of connect(2), send(2) and recv(2) mean.
@@ -172,6 +173,10 @@ func (s *session) attemptFailure(ctx context.Context, err error) *failure {
 	f := &failure{phase: PhaseConnect}
 	if denied, ok := errors.AsType[*dial.DeniedError](err); ok {
 		f.reason, f.text = PolicyDenied, denied.Error()
+		return f
+	}
+	if limit, ok := errors.AsType[*dial.LimitError](err); ok {
+		f.phase, f.reason, f.text, f.hint, f.limit = PhasePolicy, LimitReached, limit.Error(), hintDials, limit
 		return f
 	}
 	var number syscall.Errno

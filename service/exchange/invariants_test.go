@@ -200,8 +200,9 @@ func (r *record) check(t testing.TB) {
 	if r.deaf {
 		return
 	}
-	if o.Reason == PolicyDenied {
-		check(len(r.events) == 0, "denied, and yet told: %v", r.events)
+	check(o.Limit == nil || o.Reason == LimitReached && o.Phase == PhasePolicy, "limit %v, reason %v in phase %d", o.Limit, o.Reason, o.Phase)
+	if o.Reason == PolicyDenied || o.Limit != nil {
+		check(len(r.events) == 0, "not admitted, and yet told: %v", r.events)
 		return
 	}
 	r.checkEvents(check)

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"probed/service/dial"
 	"probed/service/resolve"
 )
 
@@ -82,6 +83,11 @@ type Outcome struct {
 	FailedStep    int            // NoStep when none did
 	StepReceived  []byte         // of a step that failed, the last of what came while it waited, at most lastOfStep bytes
 	Resolution    *resolve.Error // of a failure in RESOLVE, the lookup with its steps; else nil
+
+	// Limit is set when the policy admitted no address because of a limit, and may later; the reason is LimitReached then,
+	// in the phase PhasePolicy, and like a denial it is not told by an event. When another address was admitted, the limit
+	// is in its attempt's error alone.
+	Limit *dial.LimitError
 }
 
 // Timings tells where the time went; zero: not reached, or no time at all.

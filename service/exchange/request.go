@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,6 +106,14 @@ func DefaultSteps(target Target, data []byte, holdOpen bool) []Step {
 		steps = append(steps, HalfClose{})
 	}
 	return append(steps, Receive{})
+}
+
+// sends says whether a step hands bytes of the caller's to the peer, or an empty message, which the peer sees too.
+func (r *Request) sends() bool {
+	return slices.ContainsFunc(r.Steps, func(step Step) bool {
+		send, ok := step.(Send)
+		return ok && (len(send.Data) > 0 || r.Target.HasMessages())
+	})
 }
 
 // StepError says that a step cannot be carried out.
