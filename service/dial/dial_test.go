@@ -92,14 +92,14 @@ func TestDialIP(t *testing.T) {
 			d := Dialer{Policy: a.policy}
 			admitted := 0
 			c, err := d.Dial(t.Context(), Request{
-				Network: tt.network, Address: tt.address, Host: "a.example", SkipVerify: true, Admitted: func() { admitted++ },
+				Network: tt.network, Address: tt.address, Host: "a.example", Send: true, SkipVerify: true, Admitted: func() { admitted++ },
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer c.Close()
 			echoes(t, c)
-			tt.want.Host, tt.want.SkipVerify = "a.example", true
+			tt.want.Host, tt.want.Send, tt.want.SkipVerify = "a.example", true, true
 			if len(a.all) != 1 || a.all[0] != tt.want {
 				t.Errorf("the policy was asked %+v, want once %+v", a.all, tt.want)
 			}

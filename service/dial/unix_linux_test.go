@@ -27,13 +27,13 @@ func TestDialUnix(t *testing.T) {
 		var a asked
 		admitted := 0
 		d := Dialer{Policy: a.policy}
-		c, err := d.Dial(t.Context(), Request{Network: network, Path: path, SkipVerify: true, Admitted: func() { admitted++ }})
+		c, err := d.Dial(t.Context(), Request{Network: network, Path: path, Send: true, SkipVerify: true, Admitted: func() { admitted++ }})
 		if err != nil {
 			t.Fatalf("%s: %v", network, err)
 		}
 		defer c.Close()
 		echoes(t, c)
-		if want := (Destination{Network: network, Path: path, SkipVerify: true}); len(a.all) != 1 || a.all[0] != want {
+		if want := (Destination{Network: network, Path: path, Send: true, SkipVerify: true}); len(a.all) != 1 || a.all[0] != want {
 			t.Errorf("%s: the policy was asked %+v, want once %+v", network, a.all, want)
 		}
 		if admitted != 1 {
