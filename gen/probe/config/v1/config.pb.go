@@ -516,9 +516,9 @@ func (x *Auth) GetIssuers() []*Issuer {
 // Certificates says what of a caller's certificate is the caller's name, NAME in the subject `mtls:NAME`.
 type Certificates struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// `san`: the first name in the subject alternative names, a URI (as SPIFFE IDs are) before a DNS name before a mail
-	// address; a certificate without any is refused. `common-name`: the common name of its subject, for authorities that put
-	// no other name in. Empty: `san`.
+	// Where the name stands: `uri` (as SPIFFE IDs do), `dns` or `email` in the subject alternative names (RFC 5280, section
+	// 4.2.1.6), `common-name` in the subject, or `first`: the first of these, in this order, that the certificate has. Of
+	// several of a kind the first counts. A certificate without such a name is refused. Empty: `first`.
 	SubjectFrom   string `protobuf:"bytes,1,opt,name=subject_from,json=subjectFrom,proto3" json:"subject_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -564,10 +564,11 @@ func (x *Certificates) GetSubjectFrom() string {
 // Token is one bearer token. `probed new-token NAME` makes one.
 type Token struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whose it is, NAME in the subject `token:NAME`: letters, digits, `.`, `_`, `-`, at most 128. Required.
+	// Whose it is, NAME in the subject `token:NAME`: letters, digits, `.`, `_`, `-`, at most 128. Required. Two tokens may
+	// have one name, so that a new one can be handed out before the old one is withdrawn.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The SHA-256 of the token as `sha256:` and 64 hexadecimal digits. Whoever reads it cannot call with it, since the token
-	// is random and long. Required.
+	// is random and long. Required, and no other token's.
 	Sha256 string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	// From when on it is refused, as `2027-01-31T00:00:00Z` (RFC 3339). Unset: never.
 	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
@@ -677,8 +678,8 @@ func (x *Tokens) GetTokens() []*Token {
 // are those that every pod finds under /var/run/secrets/kubernetes.io/serviceaccount.
 type Issuer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the subjects of its callers begin with, NAME in `NAME:SUB`, where SUB is the claim `sub`. Letters, digits and `-`,
-	// at most 32; `mtls` and `token` are taken. Empty: `oidc`.
+	// What the subjects of its callers begin with, NAME in `NAME:SUB`, where SUB is the claim `sub`. Letters, digits, `.`, `_`,
+	// `-`, at most 32, and no other issuer's; `mtls`, `token` and `anonymous` are taken. Empty: `oidc`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The claim `iss` of its tokens, and where its configuration is found, under `/.well-known/openid-configuration`. It
 	// begins with https://. Required.
@@ -689,7 +690,8 @@ type Issuer struct {
 	CaFile string `protobuf:"bytes,4,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
 	// A file with the token that the issuer is asked with; Kubernetes wants one. Read anew for each question. Empty: none.
 	BearerTokenFile string `protobuf:"bytes,5,opt,name=bearer_token_file,json=bearerTokenFile,proto3" json:"bearer_token_file,omitempty"`
-	// The signatures that are accepted (RFC 7518, section 3.1). Empty: RS256, which is what Kubernetes and most issuers use.
+	// The signatures that are accepted (RFC 7518, section 3.1): `RS`, `ES` and `PS` with 256, 384 or 512, and `EdDSA`. Empty:
+	// each of these.
 	Algorithms    []string `protobuf:"bytes,6,rep,name=algorithms,proto3" json:"algorithms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -829,7 +831,7 @@ func (x *Policy) GetRoles() []*Role {
 // Role is what some callers may do.
 type Role struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it is called in the audit log: letters, digits, `.`, `_`, `-`, at most 64. Required.
+	// What it is called in the audit log: letters, digits, `.`, `_`, `-`, at most 64. Required, and no other role's.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Who has it: `mtls:NAME`, `token:NAME`, `oidc:SUB` (or the name of another issuer), `anonymous` where nobody is asked. A
 	// `*` stands for any run of characters: `kubernetes:system:serviceaccount:monitoring:*`, and alone for every caller. At
@@ -896,7 +898,8 @@ func (x *Role) GetRules() []*Rule {
 // a name turned out to be too.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it is called in the audit log, behind the name of the role: letters, digits, `.`, `_`, `-`, at most 64. Required.
+	// What it is called in the audit log, behind the name of the role: letters, digits, `.`, `_`, `-`, at most 64. Required,
+	// and no other rule's of the role.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The transports: `tcp` and `udp`, each also with a 4 or a 6 for one family of addresses, and `unix`, `unixgram`,
 	// `unixpacket`. Empty: each.
@@ -1021,7 +1024,8 @@ type Limits struct {
 	DialTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=dial_timeout,json=dialTimeout,proto3" json:"dial_timeout,omitempty"`
 	// How long a look-up in the DNS may take, all its queries together. 1ms to 10m. Unset: 5s.
 	DnsTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=dns_timeout,json=dnsTimeout,proto3" json:"dns_timeout,omitempty"`
-	// How long an exchange may take whose request does not say. 1ms to `exchange_timeout_max`. Unset: 60s.
+	// How long an exchange may take whose request does not say. 1ms to `exchange_timeout_max`. Unset: 60s, or that if it is
+	// less.
 	ExchangeTimeout *durationpb.Duration `protobuf:"bytes,8,opt,name=exchange_timeout,json=exchangeTimeout,proto3" json:"exchange_timeout,omitempty"`
 	// The longest that a request may ask for. 1ms to 10m. Unset: 10m.
 	ExchangeTimeoutMax *durationpb.Duration `protobuf:"bytes,9,opt,name=exchange_timeout_max,json=exchangeTimeoutMax,proto3" json:"exchange_timeout_max,omitempty"`
@@ -1333,31 +1337,28 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\bkey_file\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\akeyFile\x12$\n" +
 	"\x0eclient_ca_file\x18\x03 \x01(\tR\fclientCaFile\x12\x86\x01\n" +
 	"\x0fminimum_version\x18\x04 \x01(\tB]\xbaHZ\xba\x01W\n" +
-	"\x13tls.minimum_version\x12$the oldest version is \"1.2\" or \"1.3\"\x1a\x1athis in ['', '1.2', '1.3']R\x0eminimumVersion\"\x9c\x03\n" +
+	"\x13tls.minimum_version\x12$the oldest version is \"1.2\" or \"1.3\"\x1a\x1athis in ['', '1.2', '1.3']R\x0eminimumVersion\"\xe2\x01\n" +
 	"\x04Auth\x12A\n" +
 	"\fcertificates\x18\x01 \x01(\v2\x1d.probe.config.v1.CertificatesR\fcertificates\x129\n" +
 	"\x06tokens\x18\x02 \x03(\v2\x16.probe.config.v1.TokenB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x06tokens\x12\x1f\n" +
 	"\vtokens_file\x18\x03 \x01(\tR\n" +
 	"tokensFile\x12;\n" +
-	"\aissuers\x18\x04 \x03(\v2\x17.probe.config.v1.IssuerB\b\xbaH\x05\x92\x01\x02\x10\x10R\aissuers:\xb7\x01\xbaH\xb3\x01\x1aV\n" +
-	"\x10auth.token_names\x12\x1dtwo tokens have the same name\x1a#this.tokens.map(t, t.name).unique()\x1aY\n" +
-	"\x11auth.issuer_names\x12\x1etwo issuers have the same name\x1a$this.issuers.map(i, i.name).unique()\"\xab\x01\n" +
-	"\fCertificates\x12\x9a\x01\n" +
-	"\fsubject_from\x18\x01 \x01(\tBw\xbaHt\xba\x01q\n" +
-	"\x19certificates.subject_from\x120the subject is taken from \"san\" or \"common-name\"\x1a\"this in ['', 'san', 'common-name']R\vsubjectFrom\"\x88\x03\n" +
+	"\aissuers\x18\x04 \x03(\v2\x17.probe.config.v1.IssuerB\b\xbaH\x05\x92\x01\x02\x10\x10R\aissuers\"\xe5\x01\n" +
+	"\fCertificates\x12\xd4\x01\n" +
+	"\fsubject_from\x18\x01 \x01(\tB\xb0\x01\xbaH\xac\x01\xba\x01\xa8\x01\n" +
+	"\x19certificates.subject_from\x12Nthe name stands in \"uri\", \"dns\", \"email\" or \"common-name\", or \"first\" of these\x1a;this in ['', 'first', 'uri', 'dns', 'email', 'common-name']R\vsubjectFrom\"\x88\x03\n" +
 	"\x05Token\x12\x96\x01\n" +
 	"\x04name\x18\x01 \x01(\tB\x81\x01\xbaH~\xba\x01{\n" +
 	"\n" +
 	"token.name\x12Da token has a name of letters, digits, '.', '_' and '-', at most 128\x1a'this.matches('^[A-Za-z0-9._-]{1,128}$')R\x04name\x12\xaf\x01\n" +
 	"\x06sha256\x18\x02 \x01(\tB\x96\x01\xbaH\x92\x01\xba\x01\x8e\x01\n" +
 	"\ftoken.sha256\x12Ta token stands here as sha256: and 64 hexadecimal digits; probed new-token makes one\x1a(this.matches('^sha256:[0-9a-fA-F]{64}$')R\x06sha256\x124\n" +
-	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x9c\x01\n" +
+	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"C\n" +
 	"\x06Tokens\x129\n" +
-	"\x06tokens\x18\x01 \x03(\v2\x16.probe.config.v1.TokenB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x06tokens:W\xbaHT\x1aR\n" +
-	"\ftokens.names\x12\x1dtwo tokens have the same name\x1a#this.tokens.map(t, t.name).unique()\"\x84\x06\n" +
-	"\x06Issuer\x12\x8d\x02\n" +
-	"\x04name\x18\x01 \x01(\tB\xf8\x01\xbaH\xf4\x01\xba\x01p\n" +
-	"\vissuer.name\x12;an issuer has a name of letters, digits and '-', at most 32\x1a$this.matches('^[A-Za-z0-9-]{0,32}$')\xba\x01~\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x16.probe.config.v1.TokenB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x06tokens\"\x90\x06\n" +
+	"\x06Issuer\x12\x99\x02\n" +
+	"\x04name\x18\x01 \x01(\tB\x84\x02\xbaH\x80\x02\xba\x01|\n" +
+	"\vissuer.name\x12Ean issuer has a name of letters, digits, '.', '_' and '-', at most 32\x1a&this.matches('^[A-Za-z0-9._-]{0,32}$')\xba\x01~\n" +
 	"\x11issuer.name_taken\x12>mtls, token and anonymous are what other callers are called by\x1a)!(this in ['mtls', 'token', 'anonymous'])R\x04name\x12\x80\x01\n" +
 	"\x03url\x18\x02 \x01(\tBn\xbaHk\xba\x01h\n" +
 	"\n" +
@@ -1368,18 +1369,16 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\n" +
 	"algorithms\x18\x06 \x03(\tB\xdc\x01\xbaH\xd8\x01\x92\x01\xd4\x01\x18\x01\"\xcf\x01\xba\x01\xcb\x01\n" +
 	"\x11issuer.algorithms\x12Ran algorithm is one of RS256 RS384 RS512 ES256 ES384 ES512 PS256 PS384 PS512 EdDSA\x1abthis in ['RS256', 'RS384', 'RS512', 'ES256', 'ES384', 'ES512', 'PS256', 'PS384', 'PS512', 'EdDSA']R\n" +
-	"algorithms\"\xf9\x02\n" +
+	"algorithms\"\x9d\x02\n" +
 	"\x06Policy\x12\xda\x01\n" +
 	"\x04lift\x18\x01 \x03(\tB\xc5\x01\xbaH\xc1\x01\x92\x01\xbd\x01\x10\x80\x02\x18\x01\"\xb5\x01\xba\x01\xb1\x01\n" +
 	"\vpolicy.lift\x12Cone address is lifted at a time, as 169.254.20.10/32 or fd00::1/128\x1a](this.isIpPrefix(4) && this.endsWith('/32')) || (this.isIpPrefix(6) && this.endsWith('/128'))R\x04lift\x126\n" +
-	"\x05roles\x18\x02 \x03(\v2\x15.probe.config.v1.RoleB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x05roles:Z\xbaHW\x1aU\n" +
-	"\x11policy.role_names\x12\x1ctwo roles have the same name\x1a\"this.roles.map(r, r.name).unique()\"\xe0\x02\n" +
+	"\x05roles\x18\x02 \x03(\v2\x15.probe.config.v1.RoleB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x05roles\"\x86\x02\n" +
 	"\x04Role\x12\x91\x01\n" +
 	"\x04name\x18\x01 \x01(\tB}\xbaHz\xba\x01w\n" +
 	"\trole.name\x12Ba role has a name of letters, digits, '.', '_' and '-', at most 64\x1a&this.matches('^[A-Za-z0-9._-]{1,64}$')R\x04name\x120\n" +
 	"\bsubjects\x18\x02 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\xe8\a\x18\x01\"\x05r\x03(\x80\bR\bsubjects\x128\n" +
-	"\x05rules\x18\x03 \x03(\v2\x15.probe.config.v1.RuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\x05rules:X\xbaHU\x1aS\n" +
-	"\x0frole.rule_names\x12\x1ctwo rules have the same name\x1a\"this.rules.map(r, r.name).unique()\"\x9f\b\n" +
+	"\x05rules\x18\x03 \x03(\v2\x15.probe.config.v1.RuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\x05rules\"\x9f\b\n" +
 	"\x04Rule\x12\x91\x01\n" +
 	"\x04name\x18\x01 \x01(\tB}\xbaHz\xba\x01w\n" +
 	"\trule.name\x12Ba rule has a name of letters, digits, '.', '_' and '-', at most 64\x1a&this.matches('^[A-Za-z0-9._-]{1,64}$')R\x04name\x12\xe1\x01\n" +
@@ -1395,7 +1394,7 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\x05verbs\x18\a \x03(\tB\x86\x01\xbaH\x82\x01\x92\x01\x7f\b\x01\x18\x01\"y\xba\x01v\n" +
 	"\n" +
 	"rule.verbs\x121a verb is one of resolve connect send skip-verify\x1a5this in ['resolve', 'connect', 'send', 'skip-verify']R\x05verbs:\xc4\x01\xbaH\xc0\x01\x1a\xbd\x01\n" +
-	"\x0frule.unix_paths\x12Ka rule with unix_paths has no hosts, cidrs or ports: it would match nothing\x1a]this.unix_paths.size() == 0 || this.hosts.size() + this.cidrs.size() + this.ports.size() == 0\"\x9a\x11\n" +
+	"\x0frule.unix_paths\x12Ka rule with unix_paths has no hosts, cidrs or ports: it would match nothing\x1a]this.unix_paths.size() == 0 || this.hosts.size() + this.cidrs.size() + this.ports.size() == 0\"\xd2\x0f\n" +
 	"\x06Limits\x12*\n" +
 	"\bsessions\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00R\bsessions\x88\x01\x01\x12>\n" +
 	"\x13sessions_per_caller\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x01R\x11sessionsPerCaller\x88\x01\x01\x12F\n" +
@@ -1416,10 +1415,10 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\fheader_bytes\x18\r \x01(\rB\f\xbaH\t*\a\x18\x80\x80@(\x80 H\aR\vheaderBytes\x88\x01\x01\x12Y\n" +
 	"\x11handshake_timeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\bx2\x05\x10\x80\xad\xe2\x04R\x10handshakeTimeout\x128\n" +
 	"\x10dials_per_second\x18\x0f \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\bR\x0edialsPerSecond\x88\x01\x01\x12<\n" +
-	"\x12targets_per_minute\x18\x10 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\tR\x10targetsPerMinute\x88\x01\x01:\xe3\x06\xbaH\xdf\x06\x1a\x9c\x02\n" +
-	"\x1alimits.sessions_per_caller\x12:sessions_per_caller is more than sessions (256 unless set)\x1a\xc1\x01!has(this.sessions_per_caller) || (has(this.sessions) ? this.sessions : 256u) == 0u ||(this.sessions_per_caller != 0u && this.sessions_per_caller <= (has(this.sessions) ? this.sessions : 256u))\x1a\xbf\x02\n" +
-	"\x1elimits.connections_per_address\x12Aconnections_per_address is more than connections (512 unless set)\x1a\xd9\x01!has(this.connections_per_address) || (has(this.connections) ? this.connections : 512u) == 0u ||(this.connections_per_address != 0u && this.connections_per_address <= (has(this.connections) ? this.connections : 512u))\x1a\xfb\x01\n" +
-	"\x17limits.exchange_timeout\x12Eexchange_timeout is longer than exchange_timeout_max (10m unless set)\x1a\x98\x01(has(this.exchange_timeout) ? this.exchange_timeout : duration('60s')) <=(has(this.exchange_timeout_max) ? this.exchange_timeout_max : duration('600s'))B\v\n" +
+	"\x12targets_per_minute\x18\x10 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\tR\x10targetsPerMinute\x88\x01\x01:\x9b\x05\xbaH\x97\x05\x1a\xd7\x01\n" +
+	"\x1alimits.sessions_per_caller\x12Bsessions_per_caller is more than sessions, which is 256 unless set\x1au(has(this.sessions) && this.sessions == 0u) ||this.sessions_per_caller <= (has(this.sessions) ? this.sessions : 256u)\x1a\xf3\x01\n" +
+	"\x1elimits.connections_per_address\x12Iconnections_per_address is more than connections, which is 512 unless set\x1a\x85\x01(has(this.connections) && this.connections == 0u) ||this.connections_per_address <= (has(this.connections) ? this.connections : 512u)\x1a\xc4\x01\n" +
+	"\x17limits.exchange_timeout\x124exchange_timeout is longer than exchange_timeout_max\x1as!has(this.exchange_timeout) || !has(this.exchange_timeout_max) ||this.exchange_timeout <= this.exchange_timeout_maxB\v\n" +
 	"\t_sessionsB\x16\n" +
 	"\x14_sessions_per_callerB\x19\n" +
 	"\x17_streams_per_connectionB\x0e\n" +

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	configv1 "probed/gen/probe/config/v1"
+	"probed/service/guard"
+	"probed/service/policy"
+)
+
+// config is what a configuration file says, in the values that the rooms take. All of it has been checked: what
+// readConfig returns can be put in force. The zero value is that of a probed without a file.
+type config struct {
+	file string // empty: none
+
+	grpc, http, ops listenerConfig
+	echo            []string
+	allowedHosts    []string
+
+	certificates *guard.CertificateConfig // nil: callers are not asked for certificates
+	tokens       []guard.Token            // of the file and of tokens_file
+	issuers      []issuerConfig
+
+	policy *policyConfig // nil: what nothing forbids for good is allowed
+
+	limits *configv1.Limits // for limitsOf
+	drain  *configv1.Drain  // for drainOf
+	audit  string           // the path; "-": stdout; empty: nowhere
+
+	// files are those that were read. When one changes, readConfig may return something else.
+	files []string
+	// warnings are what may not be meant, in the order of the file.
+	warnings []fault
+}
+
+// listenerConfig is what the file says about one listener.
+type listenerConfig struct {
+	address *string   // nil: as the flags say
+	tls     *tlsFiles // nil: without
+}
+
+// issuerConfig is an issuer, and what the client needs that asks it.
+type issuerConfig struct {
+	guard.Issuer // without its Client
+
+	caFile, bearerTokenFile string // paths; each may be empty
+}
+
+// policyConfig is what the file says about who may do what.
+type policyConfig struct {
+	lift  []netip.Prefix
+	roles []policy.Role
+}
+
+// asks tells whether callers have to prove who they are.
+func (c *config) asks() bool { return c.certificates != nil || c.takesBearer() }
+
+// takesBearer tells whether callers may prove who they are by something that whoever reads it on its way can use too.
+func (c *config) takesBearer() bool { return len(c.tokens) > 0 || len(c.issuers) > 0 }
+
+// readConfig reads and checks a configuration, the files it names included; it asks no network. The error is a
+// *configError with everything that is wrong.
+func readConfig(file string) (*config, error) {
+	return readConfigAt(file, time.Now())
+}
+
+// readConfigAt is readConfig at another time, which decides what has expired.
+func readConfigAt(file string, now time.Time) (*config, error) {
+	message := new(configv1.Config)
+	r := newReader(readDocument(file, message), now)
+	if r.isRead() {
+		r.config(message)
+	}
+	if faults := r.all(); len(faults) > 0 {
+		return nil, &configError{faults}
+	}
+	return &r.c, nil
+}
+
+func newReader(d *document, now time.Time) *reader {
+	return &reader{document: d, dir: filepath.Dir(d.file), now: now, c: config{file: d.file, files: []string{d.file}}}
+}

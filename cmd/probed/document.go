@@ -1,0 +1,381 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"buf.build/go/protovalidate"
+	"buf.build/go/protoyaml"
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+const (
+	// maxDocument is more than anybody writes: 10000 tokens and their comments are about as much.
+	maxDocument = 1 << 20
+	mostFaults  = 100
+)
+
+// fault is something in a file that is wrong, or, as a warning, may be.
+type fault struct {
+	file         string
+	line, column int    // from 1; 0: not known
+	field        string // as policy.roles[0].name; empty: the whole
+	message      string
+}
+
+// String is what compilers print, which editors know how to follow.
+func (f fault) String() string {
+	var text strings.Builder
+	text.WriteString(f.file)
+	if f.line > 0 && f.line < math.MaxInt {
+		fmt.Fprintf(&text, ":%d", f.line)
+		if f.column > 0 {
+			fmt.Fprintf(&text, ":%d", f.column)
+		}
+	}
+	text.WriteString(": ")
+	if f.field != "" {
+		text.WriteString(f.field + ": ")
+	}
+	text.WriteString(f.message)
+	return printable(text.String())
+}
+
+// printable keeps what a file says from driving the terminal that shows it.
+func printable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) {
+			return unicode.ReplacementChar
+		}
+		return c
+	}, text)
+}
+
+// configError is all that is wrong with a configuration, a line each.
+type configError struct{ faults []fault }
+
+func (e *configError) Error() string {
+	lines := make([]string, len(e.faults))
+	for i, f := range e.faults {
+		lines[i] = f.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+type position struct{ line, column int }
+
+// document is a YAML file of which it is known where each field stands.
+type document struct {
+	file   string
+	where  map[string]position // by the field's path, as protovalidate writes it
+	faults []fault
+}
+
+// readDocument reads a file into a message and checks it by the rules in its schema. The faults of the document are all
+// that was found; the message has what could be read. (protoyaml checks too, but says less: it takes a key twice, passes
+// by a second document, and does not tell which field a value of the wrong kind was for.)
+func readDocument(file string, into proto.Message) *document {
+	data, err := readRegular(file)
+	if err != nil {
+		return &document{file: file, faults: []fault{{file: file, message: err.Error()}}}
+	}
+	return parseDocument(file, data, into)
+}
+
+// readRegular reads a whole file, of which a directory, a device that never ends and an image of a disk are none.
+func readRegular(file string) ([]byte, error) {
+	opened, err := os.Open(file)
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	defer opened.Close()
+	info, err := opened.Stat()
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	if info.IsDir() {
+		return nil, errors.New("it is a directory")
+	}
+	data, err := io.ReadAll(io.LimitReader(opened, maxDocument+1))
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	if len(data) > maxDocument {
+		return nil, fmt.Errorf("it is larger than %d bytes", maxDocument)
+	}
+	return data, nil
+}
+
+// withoutPath leaves out the path, which whoever tells the error puts in front of it.
+func withoutPath(err error) error {
+	if e, ok := errors.AsType[*os.PathError](err); ok {
+		return e.Err
+	}
+	return err
+}
+
+func parseDocument(file string, data []byte, into proto.Message) *document {
+	d := &document{file: file, where: make(map[string]position)}
+	root := d.yaml(data)
+	if root == nil {
+		return d
+	}
+	fields := make(map[position]string)
+	d.walk(root, into.ProtoReflect().Descriptor(), "", fields)
+	found := len(d.faults)
+	d.decode(data, into, fields)
+
+	err := protovalidate.Validate(into)
+	invalid, isInvalid := errors.AsType[*protovalidate.ValidationError](err)
+	if err != nil && !isInvalid {
+		d.at(0, 0, "", "%v", err) // the schema itself is wrong
+		return d
+	}
+	if isInvalid {
+		undecoded := d.faults[found:]
+		for _, violation := range invalid.Violations {
+			field := protovalidate.FieldPathString(violation.Proto.GetField())
+			// What could not be read is empty in the message, and that it is empty is not the fault.
+			if !slices.ContainsFunc(undecoded, func(f fault) bool { return f.field == field }) {
+				d.report(field, "%s", violation.Proto.GetMessage())
+			}
+		}
+	}
+	return d
+}
+
+// report notes a fault in a field.
+func (d *document) report(field, format string, args ...any) {
+	d.add(d.fault(field, format, args...))
+}
+
+// add keeps the first faults. A file with more of them is not what it was taken for.
+func (d *document) add(f fault) {
+	switch {
+	case len(d.faults) < mostFaults:
+		d.faults = append(d.faults, f)
+	case len(d.faults) == mostFaults:
+		d.faults = append(d.faults, fault{file: d.file, line: math.MaxInt, message: "there is more; these come first"})
+	}
+}
+
+// fault is one in a field, at its place or, where the field is missing, at the place where it should be.
+func (d *document) fault(field, format string, args ...any) fault {
+	f := fault{file: d.file, field: field, message: fmt.Sprintf(format, args...)}
+	for {
+		if at, ok := d.where[field]; ok {
+			f.line, f.column = at.line, at.column
+			return f
+		}
+		if field == "" {
+			return f
+		}
+		field = field[:max(strings.LastIndexAny(field, ".["), 0)]
+	}
+}
+
+// sort puts the faults in the order of the file.
+func (d *document) sort() {
+	slices.SortStableFunc(d.faults, func(a, b fault) int {
+		if a.line != b.line {
+			return a.line - b.line
+		}
+		return a.column - b.column
+	})
+}
+
+func (d *document) at(line, column int, field, format string, args ...any) {
+	d.add(fault{file: d.file, line: line, column: column, field: field, message: fmt.Sprintf(format, args...)})
+}
+
+// otherBreaks are what YAML takes for the end of a line, and nobody's editor does. Positions would be told wrongly.
+var otherBreaks = regexp.MustCompile("\r[^\n]|\r$|\u0085|\u2028|\u2029")
+
+var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line (\d+): )?(.*)$`)
+
+// yaml parses the one document of a file; nil when there is none.
+func (d *document) yaml(data []byte) *yaml.Node {
+	if !utf8.Valid(data) {
+		d.at(0, 0, "", "it is not UTF-8")
+		return nil
+	}
+	if odd := otherBreaks.FindIndex(data); odd != nil {
+		line := bytes.Count(data[:odd[0]], []byte("\n")) + 1
+		d.at(line, 0, "", "there is a character at which lines end for some programs alone; end lines with a newline")
+		return nil
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var root, second yaml.Node
+	err := decoder.Decode(&root)
+	if errors.Is(err, io.EOF) || err == nil && root.Content[0].Tag == "!!null" {
+		d.at(0, 0, "", "it is empty")
+		return nil
+	}
+	if err == nil {
+		if err = decoder.Decode(&second); errors.Is(err, io.EOF) {
+			return root.Content[0]
+		}
+		if err == nil {
+			d.at(second.Line, second.Column, "", "a second document begins; there is one to a file")
+			return nil
+		}
+	}
+	parts := yamlError.FindStringSubmatch(err.Error())
+	if parts == nil {
+		d.at(0, 0, "", "%v", err)
+		return nil
+	}
+	line, _ := strconv.Atoi(parts[1]) // 0: it was not told
+	if line > 0 && strings.Contains(parts[2], "cannot start any token") {
+		if lines := strings.Split(string(data), "\n"); line <= len(lines) && strings.Contains(lines[line-1], "\t") {
+			parts[2] = "there is a tab; YAML is indented with spaces"
+		}
+	}
+	d.at(line, 0, "", "%s", parts[2])
+	return nil
+}
+
+// walk notes where each field stands, and what protoyaml lets pass or tells in other words. fields are the paths by
+// position, of values alone.
+func (d *document) walk(node *yaml.Node, message protoreflect.MessageDescriptor, path string, fields map[position]string) {
+	at := position{node.Line, node.Column}
+	if _, known := d.where[path]; !known {
+		d.where[path] = at
+	}
+	// A mapping in a block begins where its first key does, and is no value of that key.
+	fields[at] = path
+	switch {
+	case node.Kind == yaml.AliasNode:
+		d.at(node.Line, node.Column, path, "aliases are not read: write it out")
+	case node.Kind != yaml.MappingNode || message == nil:
+	default:
+		d.walkFields(node, message, path, fields)
+	}
+}
+
+func (d *document) walkFields(node *yaml.Node, message protoreflect.MessageDescriptor, path string, fields map[position]string) {
+	seen := make(map[protoreflect.FieldNumber]int) // the line
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := node.Content[i], node.Content[i+1]
+		field := fieldOf(message, key)
+		if field == nil {
+			d.at(key.Line, key.Column, join(path, key.Value), "there is no such key; there are %s", keysOf(message))
+			continue
+		}
+		inner := join(path, string(field.Name()))
+		if line, twice := seen[field.Number()]; twice {
+			d.at(key.Line, key.Column, inner, "the key stands twice; first in line %d", line)
+			continue
+		}
+		seen[field.Number()] = key.Line
+		switch {
+		case value.Kind == yaml.ScalarNode && value.Tag == "!!null" && (field.IsList() || field.Message() == nil || isScalar(field.Message())):
+			d.where[inner] = position{key.Line, key.Column}
+			d.at(key.Line, key.Column, inner, "there is no value; leave the key out or give it one")
+		case field.IsList() && value.Kind != yaml.SequenceNode:
+			d.walk(value, nil, inner, fields)
+		case field.IsList():
+			d.where[inner] = position{value.Line, value.Column}
+			for n, item := range value.Content {
+				d.walk(item, field.Message(), fmt.Sprintf("%s[%d]", inner, n), fields)
+			}
+		default:
+			d.walk(value, field.Message(), inner, fields)
+		}
+	}
+}
+
+// isScalar tells whether a message is one that YAML has a single word for.
+func isScalar(message protoreflect.MessageDescriptor) bool {
+	return message.ParentFile().Package() == "google.protobuf"
+}
+
+func fieldOf(message protoreflect.MessageDescriptor, key *yaml.Node) protoreflect.FieldDescriptor {
+	if key.Kind != yaml.ScalarNode {
+		return nil
+	}
+	if field := message.Fields().ByName(protoreflect.Name(key.Value)); field != nil {
+		return field
+	}
+	return message.Fields().ByJSONName(key.Value)
+}
+
+func keysOf(message protoreflect.MessageDescriptor) string {
+	var keys []string
+	for i := range message.Fields().Len() {
+		keys = append(keys, string(message.Fields().Get(i).Name()))
+	}
+	return strings.Join(keys, ", ")
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// decode fills the message in. Which keys there are walk has seen to.
+func (d *document) decode(data []byte, into proto.Message, fields map[position]string) {
+	err := protoyaml.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, into)
+	var all []error
+	switch joined := err.(type) { //nolint:errorlint // the list that the library returns, not one that somebody wrapped
+	case nil:
+		return
+	case interface{ Unwrap() []error }:
+		all = joined.Unwrap()
+	default:
+		all = []error{err}
+	}
+	for _, err := range all {
+		if len(d.faults) > mostFaults {
+			return // Each text has its whole line in it, however long.
+		}
+		// The library tells the position in its text alone, ":LINE:COLUMN message" where the file has no name.
+		var at position
+		message := err.Error()
+		if _, scanErr := fmt.Sscanf(message, ":%d:%d ", &at.line, &at.column); scanErr == nil && errors.Unwrap(err) != nil {
+			message = errors.Unwrap(err).Error()
+		}
+		// What walk has told at the same place is the reason for this.
+		told := func(f fault) bool { return f.line == at.line && f.column == at.column && at.line > 0 }
+		if !slices.ContainsFunc(d.faults, told) {
+			d.at(at.line, at.column, fields[at], "%s", plainer(message))
+		}
+	}
+}
+
+// plainer says what the library says, with what would be right and without what it is made of.
+func plainer(message string) string {
+	for _, known := range []struct{ prefix, text string }{
+		{"invalid integer", "it is a whole number; bytes also as 64Ki, 1Mi, 1Gi"},
+		{"integer is too large", "the number is too large"},
+		{"invalid duration", "it is a duration, as 250ms, 5s or 1m30s"},
+		{"expected fields for google.protobuf.Duration", "it is a duration, as 250ms, 5s or 1m30s"},
+		{"invalid timestamp", "it is a time, as 2027-01-31T00:00:00Z (RFC 3339)"},
+		{"expected fields for google.protobuf.Timestamp", "it is a time, as 2027-01-31T00:00:00Z (RFC 3339)"},
+		{"expected fields for", "keys are expected here, each with a value"},
+		{"expected sequence", "a list is expected here"},
+		{"expected scalar", "a single value is expected here"},
+	} {
+		if strings.HasPrefix(message, known.prefix) {
+			return known.text
+		}
+	}
+	return message
+}
+
+// isRead tells whether there is a document, be it with faults.
+func (d *document) isRead() bool { return len(d.where) > 0 }
