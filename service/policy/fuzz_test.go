@@ -188,7 +188,7 @@ func TestDecideAgainstNaive(t *testing.T) {
 		return b
 	}
 	seen := make(map[string]int)
-	for range 100_000 {
+	for range 40_000 {
 		x := trial{
 			target: address(), zone: pick("", "", "eth0"), port: []uint16{80, 8080}[r.IntN(2)],
 			listener: address(), lift: address(), flags: byte(r.IntN(16)),
