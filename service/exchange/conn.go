@@ -36,7 +36,9 @@ type conn struct {
 	buffers    *buffers
 	target     Target
 	socket     Socket
-	size       int // of the next read, when the caller left it open
+	size       int       // of the next read, when the caller left it open
+	sending    allowance // of who writes
+	receiving  allowance // of who reads
 	halfClosed atomic.Bool
 	unclean    bool // TLS was not ended before the connection was
 }
@@ -146,6 +148,19 @@ func (c *conn) CloseWrite() error {
 	return closer.CloseWrite()
 }
 
+// sendable is what of data may be sent, and, when that is not all, the error to follow. Of a message it is all or nothing.
+func (c *conn) sendable(data []byte) (allowed []byte, beyond error) {
+	n := c.sending.upTo(len(data))
+	if n < len(data) {
+		beyond = c.sending.exceeded()
+		if c.target.HasMessages() {
+			n = 0
+		}
+	}
+	c.sending.use(n)
+	return data[:n], beyond
+}
+
 // tryWrite writes what the kernel takes at once; of a message, all or nothing. The error is EAGAIN when that was not
 // all. Under TLS it writes nothing: what has become a record cannot be taken back.
 func (c *conn) tryWrite(data []byte) (n int, err error) {
@@ -169,10 +184,25 @@ func (c *conn) tryWrite(data []byte) (n int, err error) {
 // read waits until there is something to read and returns at most size bytes of it (0: as the flow suggests), and at
 // most most (0: any number); of a message, what is beyond is lost. The end of the stream is io.EOF.
 func (c *conn) read(size, most int) (piece, error) {
-	if c.secured != nil {
-		return c.readSecured(size, most)
+	return c.allowed(most, func(most int) (piece, error) {
+		if c.secured != nil {
+			return c.readSecured(size, most)
+		}
+		return c.readBy(c.raw.Read, size, most)
+	})
+}
+
+// allowed reads no more than may be received still.
+func (c *conn) allowed(most int, read func(most int) (piece, error)) (piece, error) {
+	if c.receiving.left() <= 0 {
+		return piece{}, c.receiving.exceeded()
 	}
-	return c.readBy(c.raw.Read, size, most)
+	if most == 0 {
+		most = MaxBufferSize // which no read goes beyond
+	}
+	p, err := read(c.receiving.upTo(most))
+	c.receiving.use(len(p.data))
+	return p, err
 }
 
 // readSecured is read under TLS. It holds a small buffer while it waits, since whether TLS has kept something back is
@@ -204,20 +234,25 @@ func (c *conn) readSecured(size, most int) (piece, error) {
 // readNow is read for what is there already, whatever the deadline; when there is nothing, the error is
 // os.ErrDeadlineExceeded.
 func (c *conn) readNow(size, most int) (piece, error) {
-	if c.secured != nil {
-		_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
-		return c.readSecured(size, most)
+	return c.allowed(most, func(most int) (piece, error) {
+		if c.secured != nil {
+			_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+			return c.readSecured(size, most)
+		}
+		return c.readBy(c.tryOnce, size, most)
+	})
+}
+
+// tryOnce is the Read of a raw connection, without the wait.
+func (c *conn) tryOnce(try func(fd uintptr) bool) error {
+	done := false
+	if err := c.raw.Control(func(fd uintptr) { done = try(fd) }); err != nil {
+		return err
 	}
-	return c.readBy(func(try func(fd uintptr) bool) error {
-		done := false
-		if err := c.raw.Control(func(fd uintptr) { done = try(fd) }); err != nil {
-			return err
-		}
-		if !done {
-			return os.ErrDeadlineExceeded
-		}
-		return nil
-	}, size, most)
+	if !done {
+		return os.ErrDeadlineExceeded
+	}
+	return nil
 }
 
 func (c *conn) readBy(run func(try func(fd uintptr) bool) error, size, most int) (piece, error) {

@@ -23,7 +23,8 @@ func (e *FrameError) Error() string { return e.Reason }
 type Conversation struct {
 	// Request says what to open (see [Request.ValidateConversation]). It has no steps, its Timeout is for opening alone, and AllAddresses is not for it.
 	Request
-	// Idle ends the conversation, as [EndedByIdle], when nothing has passed either way for so long; zero: DefaultIdle.
+	// Idle ends the conversation, as [EndedByIdle], when nothing has passed either way for so long; zero: what
+	// [Limits] say.
 	Idle time.Duration
 	// Next waits for the next step: a [Send], [StartTLS], [HalfClose] or [Close]. The error io.EOF says that there are no
 	// more, which ends nothing by itself; any other one ends the conversation. Next is called in a goroutine of its own,
@@ -37,9 +38,7 @@ type Conversation struct {
 //
 // When Next fails, or returns a step out of order (a [FrameError]), that is the error, and no outcome is emitted.
 func (x *Exchanger) Converse(ctx context.Context, c Conversation, emit func(Event) error) (*Outcome, error) {
-	if c.Idle == 0 {
-		c.Idle = DefaultIdle
-	}
+	c.Idle = x.config.Limits.idle(c.Idle)
 	var broken error
 	outcome := x.session(ctx, c.Request, true, emit, func(s *session) *failure {
 		talk := &conversation{
@@ -160,14 +159,20 @@ func (t *conversation) carryOut(step Step, err error) (more bool) {
 	}
 	switch step := step.(type) {
 	case Send:
+		data, beyond := t.conn.sendable(step.Data)
 		var n int
-		n, err = t.conn.Write(step.Data)
+		if len(data) > 0 || beyond == nil {
+			n, err = t.conn.Write(data)
+		}
+		if err == nil {
+			err = beyond
+		}
 		t.touch()
 		t.wrote.Add(uint64(n))
 		if hook := t.config.Hooks.Sent; hook != nil && n > 0 {
 			hook(t.request.Target.Scheme, n)
 		}
-		t.noteSent(step.Data)
+		t.noteSent(data)
 	case HalfClose:
 		err = t.conn.CloseWrite()
 		t.conn.halfClosed.Store(true)

@@ -23,6 +23,7 @@ type talk struct {
 	steps   []Step               // taken one after the other, and then io.EOF
 	next    func() (Step, error) // in place of steps
 	heard   func(Event) error    // called with each event
+	limits  Limits
 	ctx     context.Context
 }
 
@@ -47,6 +48,7 @@ func (x talk) run(t testing.TB) said {
 			return c, err
 		},
 		Resolve: hosts(t, "127.0.0.1 localhost"),
+		Limits:  x.limits,
 		Hooks: &Hooks{
 			SessionEnd: func(string, *Outcome) { ended++ },
 			Sent:       func(_ string, n int) { sent.Add(int64(n)) },

@@ -57,6 +57,8 @@ type Config struct {
 	// AttemptDelay is how long the attempt on one address may take before the next one begins beside it; zero:
 	// DefaultAttemptDelay.
 	AttemptDelay time.Duration
+	// Limits are what one exchange may take; the zero value bounds nothing.
+	Limits Limits
 }
 
 // Hooks are called as an exchange proceeds, for metrics. Each may be nil. They are called from several goroutines.
@@ -112,9 +114,7 @@ func (x *Exchanger) session(ctx context.Context, request Request, sends bool, em
 	if hooks.SessionStart != nil {
 		hooks.SessionStart(scheme)
 	}
-	if request.Timeout == 0 {
-		request.Timeout = DefaultTimeout
-	}
+	request.Timeout = x.config.Limits.timeout(request.Timeout)
 	request.BufferSize = min(request.BufferSize, MaxBufferSize)
 	callerCtx, leave := context.WithCancelCause(ctx)
 	defer leave(nil)
@@ -197,6 +197,8 @@ func (s *session) run(talk func(*session) *failure) *failure {
 		return fault
 	}
 	s.conn = newConn(netConn, s.request.Target, &s.buffers)
+	s.conn.sending = allowance{most: s.config.Limits.BytesSent, what: sends}
+	s.conn.receiving = allowance{most: s.config.Limits.BytesReceived, what: receives}
 	defer s.close()
 	if fault := s.open(); fault != nil {
 		return fault

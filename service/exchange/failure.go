@@ -126,6 +126,9 @@ func (s *session) ioFailure(phase Phase, err error) *failure {
 	if s.gone {
 		return s.cancelled(phase)
 	}
+	if limit, ok := errors.AsType[*limitError](err); ok {
+		return limit.failure(phase)
+	}
 	f := &failure{phase: phase}
 	f.reason, f.errno, f.text = fromErrno(err)
 	if f.icmp = s.conn.icmp(err); f.icmp != nil {

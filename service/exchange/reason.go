@@ -94,6 +94,8 @@ const (
 	hintOldVersion        = "The peer knows no newer version of TLS: it needs an update, or, where that cannot be, lower the least version to accept."
 	hintHungUp            = "The peer heard the request and closed without a word: it did not like it, or speaks another protocol. Servers of TLS do so when spoken to in plain text: connect with the scheme tls to find out."
 	hintWantsTLS          = "Use the scheme tls, as tls://HOST:PORT, or the step startTls where the protocol has one."
+	hintBytes             = "The operator of this probed has set the limit, of %d bytes."
+	hintFewerBytes        = hintBytes + " To receive no more than is needed, end by maxBytes or length."
 	hintDials             = "This caller opens too many connections, or to too many targets, in a short time. Ask again later; the operator of this probed has set the limit."
 	hintUnixTimeout       = "The listener does not accept: its process hangs, and its queue is full."
 )

@@ -180,7 +180,8 @@ func (s *session) putBack(p *piece, n int) {
 func (s *session) chunk(p piece) error {
 	defer p.done()
 	if s.outcome.Chunks == 0 {
-		s.outcome.Timings.FirstByte = max(0, p.elapsed-s.opened)
+		// What came with the end of a handshake came at once, which is not the same as never.
+		s.outcome.Timings.FirstByte = max(1, p.elapsed-s.opened)
 		if s.conn.secured == nil && !s.request.Target.HasMessages() {
 			s.noteReceived(p.data)
 		}

@@ -28,7 +28,7 @@ type Request struct {
 	// BufferSize is the most bytes of one chunk, and at most MaxBufferSize, whatever it says; zero: it grows with the
 	// flow, from 4 KiB to 256 KiB, and is 64 KiB for messages.
 	BufferSize int
-	// Timeout is for all of it; zero: DefaultTimeout.
+	// Timeout is for all of it; zero: what [Limits] say.
 	Timeout time.Duration
 }
 

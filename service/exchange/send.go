@@ -26,12 +26,19 @@ const (
 
 // send hands data to the kernel, all of it.
 func (s *session) send(step int, data []byte) *failure {
+	data, beyond := s.conn.sendable(data)
+	if len(data) == 0 && beyond != nil {
+		return s.ioFailure(PhaseSend, beyond)
+	}
 	s.noteSent(data)
 	n, err := s.conn.tryWrite(data)
 	s.sent(n)
 	if errors.Is(err, syscall.EAGAIN) {
 		n, err = s.sendReading(data[n:])
 		s.sent(n)
+	}
+	if err == nil {
+		err = beyond
 	}
 	if err != nil {
 		return s.ioFailure(PhaseSend, s.lastWords(err))
@@ -102,6 +109,9 @@ func (s *session) readAhead() bool {
 	case !errors.Is(err, os.ErrDeadlineExceeded):
 		// The kernel tells an error once; the next read would find an orderly end.
 		s.readErr = err
+		if isLimit(err) { // to send on would be in vain
+			_ = s.conn.SetWriteDeadline(longAgo())
+		}
 	}
 	return false
 }
@@ -123,13 +133,17 @@ func (s *session) keep(p piece) {
 func (s *session) lastWords(err error) error {
 	reset := errors.Is(err, syscall.ECONNRESET)
 	closed := errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ENOTCONN)
-	if s.request.Target.IsDatagram() || s.ctx.Err() != nil || !reset && !closed {
+	limited := isLimit(s.readErr)
+	if !limited && (s.request.Target.IsDatagram() || s.ctx.Err() != nil || !reset && !closed) {
 		return err
 	}
 	for len(s.pending) > 0 {
 		if s.chunk(s.take(0)) != nil {
 			return err
 		}
+	}
+	if limited {
+		return s.readErr
 	}
 	_ = s.conn.SetReadDeadline(time.Now().Add(lastWordsPatience))
 	for s.readErr == nil {

@@ -78,6 +78,7 @@ type handshake struct {
 	conn    *tls.Conn
 	took    time.Duration
 	early   []byte // data that came instead of the peer's verdict
+	room    int    // for it
 	waiting bool   // for the peer's verdict
 	ticket  bool   // it came, as a session ticket
 }
@@ -97,7 +98,10 @@ func newHandshake(c net.Conn, options *TLSOptions, name string, target Target) *
 	if ascii, err := idna.Lookup.ToASCII(name); err == nil {     // as certificates and SNI have it; an address is none
 		name = ascii
 	}
-	h := &handshake{options: options, name: name, wire: &wire{Conn: c, unacknowledged: newConn(c, target, nil).unacknowledged}}
+	h := &handshake{
+		options: options, name: name, room: minChunk,
+		wire: &wire{Conn: c, unacknowledged: newConn(c, target, nil).unacknowledged},
+	}
 	h.info.ServerName = name
 	h.conn = tls.Client(h.wire, &tls.Config{
 		ServerName: name,
@@ -143,7 +147,7 @@ func (h *handshake) awaitVerdict(took time.Duration) error {
 		return nil
 	}
 	_ = h.wire.SetReadDeadline(time.Now().Add(min(verdictPatience, 100*time.Millisecond+2*took)))
-	buffer := make([]byte, minChunk)
+	buffer := make([]byte, h.room)
 	h.waiting = true
 	n, err := h.conn.Read(buffer)
 	h.waiting = false
@@ -319,6 +323,7 @@ func (s *session) startTLS(name string) *failure {
 			excerpt(s.pending[0].data)), hint: hintPlainLeft}
 	}
 	h := newHandshake(s.conn.Conn, s.request.TLS, name, s.request.Target)
+	h.room = s.conn.receiving.upTo(h.room)
 	setReadDeadline(s.ctx, s.conn, time.Time{})
 	err := h.run(s.ctx, s.config.HandshakeTimeout)
 	setReadDeadline(s.ctx, s.conn, time.Time{})
@@ -335,6 +340,7 @@ func (s *session) startTLS(name string) *failure {
 	}
 	s.conn.secure(h)
 	if len(h.early) > 0 {
+		s.conn.receiving.use(len(h.early))
 		s.pending = append(s.pending, piece{data: h.early, elapsed: s.elapsed()})
 	}
 	return nil
