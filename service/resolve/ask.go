@@ -21,6 +21,9 @@ import (
 func (r *Resolver) QueryDNS(ctx context.Context, q Query) (*Response, error) {
 	timeout := q.Timeout
 	if timeout <= 0 {
+		timeout = r.config.timeout()
+	}
+	if timeout <= 0 { // resolv.conf does not bound a query
 		timeout = defaultTimeout
 	}
 	a := &ask{hostLookup: hostLookup{walk: r.newWalk(ctx, timeout), asked: q.Name}, query: q, open: r.dial}

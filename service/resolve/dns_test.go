@@ -208,6 +208,39 @@ func TestReasons(t *testing.T) {
 	}
 }
 
+// Each kind of lookup has the bound that is configured.
+func TestConfiguredTimeout(t *testing.T) {
+	t.Parallel()
+	const timeout = 300 * time.Millisecond
+	m := newMachine(t, nettest.DNS(t, nettest.DNSSilence), map[string]string{
+		"resolv.conf": "nameserver 10.0.0.1\nnameserver 10.0.0.2\n",
+	}, Config{Timeout: timeout})
+	for name, look := range map[string]func() error{
+		"LookupHost":    func() error { _, err := m.LookupHost(t.Context(), "host", AF_UNSPEC); return err },
+		"Addresses":     func() error { _, err := m.Addresses(t.Context(), "host", AF_UNSPEC); return err },
+		"LookupAddress": func() error { _, err := m.LookupAddress(t.Context(), netip.MustParseAddr("192.0.2.1")); return err },
+		"QueryDNS":      func() error { _, err := m.QueryDNS(t.Context(), Query{Name: "host"}); return err },
+		"QueryDNS to a server": func() error {
+			_, err := m.QueryDNS(t.Context(), Query{Name: "host", Server: "10.0.0.3"})
+			return err
+		},
+		"QueryDNS to a server with a name": func() error {
+			_, err := m.QueryDNS(t.Context(), Query{Name: "host", Server: "ns.example"})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			began := time.Now()
+			err := look()
+			var e *Error
+			if took := time.Since(began); !errors.As(err, &e) || took < timeout-50*time.Millisecond || took > timeout+2*time.Second {
+				t.Errorf("after %v, with the bound %v: %v", took, timeout, err)
+			}
+		})
+	}
+}
+
 // The bound of five seconds holds without any configuration of it.
 func TestSilenceEndsInFiveSeconds(t *testing.T) {
 	t.Parallel()

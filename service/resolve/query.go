@@ -31,7 +31,8 @@ type Query struct {
 	IgnoreTruncation bool   // return a truncated answer as it is
 
 	// Timeout is for the whole query, all servers and TCP included.
-	// Zero: 5 s. Longer than 5 s is allowed.
+	// Zero: Config.Timeout, or 5 s when that is negative. It may be longer than
+	// either.
 	Timeout time.Duration
 
 	// Dial opens the connection to a Server that a caller chose; it is the
