@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -98,9 +99,15 @@ func (x trial) run(t *testing.T) string {
 			t.Errorf("%+v is denied, and explained: %v", target, explained)
 		}
 	}
+	name := p.DecideName(x.subject, x.host).Rule
+	if granted := slices.ContainsFunc(p.ExplainName(x.subject, x.host), func(v Verdict) bool {
+		return v.Mismatch == "" && v.Role+"/"+v.Rule == name
+	}); granted != strings.Contains(name, "/") {
+		t.Errorf("name %q: %s, and explained: %v", x.host, name, p.ExplainName(x.subject, x.host))
+	}
 	// Lookups go by fewer parts of the same rules.
-	if got, want := p.DecideName(x.subject, x.host).Rule, x.naiveName(p.Roles); got != want {
-		t.Errorf("name %q, subject %q\nroles %+v: %s, naive says %s", x.host, x.subject, p.Roles, got, want)
+	if want := x.naiveName(p.Roles); name != want {
+		t.Errorf("name %q, subject %q\nroles %+v: %s, naive says %s", x.host, x.subject, p.Roles, name, want)
 	}
 	if got, want := p.DecideAddress(x.subject, addr).Rule, x.naiveAddress(p.Roles); got != want {
 		t.Errorf("address %v, subject %q\nroles %+v: %s, naive says %s", addr, x.subject, p.Roles, got, want)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -131,10 +132,8 @@ func latin(s string) string {
 
 func naiveNetwork(rule Rule, names ...string) bool {
 	for _, network := range rule.Networks {
-		for _, name := range names {
-			if network == name {
-				return true
-			}
+		if slices.Contains(names, network) {
+			return true
 		}
 	}
 	return len(rule.Networks) == 0

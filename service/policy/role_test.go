@@ -136,7 +136,6 @@ func TestRolesOf(t *testing.T) {
 		"mtls:a":     {"names", "none"},
 		"anonymous":  {"none"},
 		"":           nil,
-		"token:ci ":  {"none"},
 		"xtoken:ci":  {"none"},
 		"Token:ci":   {"none"},
 		"oidc:mtls:": {"none"},
@@ -192,6 +191,19 @@ func TestExplain(t *testing.T) {
 	} {
 		if got := p.Explain(caller, tt.target); !slices.Equal(got, tt.want) {
 			t.Errorf("%+v:\n%v, want\n%v", tt.target, got, tt.want)
+		}
+	}
+	want := []Verdict{{"names", "n", netip.Addr{}, ""}, {"all", "a", netip.Addr{}, ""}}
+	if got := lookups.ExplainName("mtls:root", "www.example.com"); !slices.Equal(got, want) {
+		t.Errorf("name: %v, want %v", got, want)
+	}
+	want = []Verdict{{"names", "n", netip.Addr{}, MismatchHosts}}
+	if got := lookups.ExplainName("mtls:a", ""); !slices.Equal(got, want) {
+		t.Errorf("no name: %v, want %v", got, want)
+	}
+	for _, p := range []*Policy{nil, AllowAll(), {Open: true, Roles: lookups.Roles}} {
+		if got := p.ExplainName("mtls:root", "www.example.com"); got != nil {
+			t.Errorf("no rule is asked, and yet: %v", got)
 		}
 	}
 }
