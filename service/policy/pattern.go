@@ -23,9 +23,9 @@ func matchHost(pattern, host string) bool {
 	}
 	pattern = strings.TrimSuffix(pattern, ".")
 	if parent, ok := strings.CutPrefix(pattern, "*."); ok {
-		// What is in front of the dot is at least one label, since none is empty.
+		// What is in front is at least one label and its dot, since no label is empty.
 		front := len(host) - len(parent)
-		return parent != "" && front > 1 && host[front-1] == '.' && equalFold(parent, host[front:])
+		return parent != "" && front > 0 && host[front-1] == '.' && equalFold(parent, host[front:])
 	}
 	return equalFold(pattern, host)
 }
