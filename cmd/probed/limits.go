@@ -19,7 +19,8 @@ type limits struct {
 	ExchangeTimeout, ExchangeTimeoutMax time.Duration
 	ConversationIdle, HandshakeTimeout  time.Duration
 	SessionBytes                        int64 // each direction
-	MessageBytes, HeaderBytes           int
+	MessageBytes                        int   // of data; what is around them comes on top
+	HeaderBytes                         int
 	DialsPerSecond, TargetsPerMinute    int
 }
 

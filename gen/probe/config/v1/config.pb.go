@@ -1034,7 +1034,8 @@ type Limits struct {
 	// Bytes that one session may send to its target, and bytes that it may receive, each counted for itself. 0: no limit.
 	// Unset: 1Gi; on loopback no limit.
 	SessionBytes *uint64 `protobuf:"varint,11,opt,name=session_bytes,json=sessionBytes,proto3,oneof" json:"session_bytes,omitempty"`
-	// Bytes of one message of a request, gRPC and REST. 1Ki to 64Mi. Unset: 1Mi and what is around so many bytes of data.
+	// Bytes of data that one message of a request may carry: a message by gRPC may have 64Ki more, for what is around them,
+	// and a body by REST twice as many, since data is base64 there. 1Ki to 64Mi. Unset: 1Mi.
 	MessageBytes *uint32 `protobuf:"varint,12,opt,name=message_bytes,json=messageBytes,proto3,oneof" json:"message_bytes,omitempty"`
 	// Bytes of the headers of a request. 4Ki to 1Mi. Unset: 16Ki.
 	HeaderBytes *uint32 `protobuf:"varint,13,opt,name=header_bytes,json=headerBytes,proto3,oneof" json:"header_bytes,omitempty"`
