@@ -146,6 +146,9 @@ func (a *Audit) Begin(ctx context.Context, record Record) (*Session, error) {
 	if a == nil {
 		return nil, nil //nolint:nilnil // a session of no log, which End knows
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	session := &Session{audit: a, record: record.bounded()}
 	begin := &beginning{session: session, written: make(chan error, 1)}
 	start := time.Now()
@@ -326,26 +329,30 @@ func (a *Audit) openAnew() error {
 	a.mu.Unlock()
 	stream, err := a.config.Open()
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.busy = time.Time{}
-	if err != nil {
-		return err
+	unused := a.stream
+	switch {
+	case err != nil:
+		unused = nil
+	case a.stream == nil: // closed meanwhile
+		unused, err = stream, errAuditClosed
+	default:
+		a.stream = stream
 	}
-	if a.stream == nil { // closed meanwhile
-		stream.Close()
-		return errAuditClosed
+	a.mu.Unlock()
+	if unused != nil { // not under the lock: closing may take long
+		unused.Close()
 	}
-	a.stream.Close()
-	a.stream = stream
-	return nil
+	return err
 }
 
 func (a *Audit) closeStream() {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.stream != nil {
-		a.stream.Close()
-		a.stream = nil
+	stream := a.stream
+	a.stream = nil
+	a.mu.Unlock()
+	if stream != nil {
+		stream.Close()
 	}
 }
 
@@ -405,8 +412,8 @@ func (a *Audit) batch() []*auditLine {
 	return batch
 }
 
-// settle tells who waits for a line of the batch, of which n bytes are written, what became of it, and puts ends that
-// are not back.
+// settle tells who waits for a line of the batch, of which n bytes are written, what became of it. Ends that are not
+// written go back into the queue.
 func (a *Audit) settle(batch []*auditLine, n int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -428,9 +435,18 @@ func (a *Audit) settle(batch []*auditLine, n int, err error) {
 			line.begin.written <- err
 		}
 	}
-	if len(again) > 0 {
-		a.queue = append(again, a.queue...)
+	if err == nil {
+		return
 	}
+	// Whoever stands behind would wait for the same.
+	for _, line := range a.queue {
+		if line.begin == nil {
+			again = append(again, line)
+		} else {
+			line.begin.written <- err
+		}
+	}
+	a.queue = again
 }
 
 // What a line holds.

@@ -283,6 +283,44 @@ func TestAuditDiskFull(t *testing.T) {
 	}
 }
 
+// However much is kept, who begins a session meanwhile is told at once.
+func TestAuditKeepsMany(t *testing.T) {
+	t.Parallel()
+	const many = 3000 // ends, of which a batch holds some hundreds
+	name := filepath.Join(t.TempDir(), "audit.log")
+	o := &opener{next: file(name)}
+	a, err := NewAudit(AuditConfig{Open: o.open, patience: time.Hour, retry: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	var open []*Session
+	for i := range many {
+		open = append(open, begin(t, a, strconv.Itoa(i)))
+	}
+	o.set(file("/dev/full"))
+	if err := a.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range open {
+		s.End(Result{})
+	}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			_, err := a.Begin(t.Context(), record("refused"))
+			wantsAuditError(t, err, syscall.ENOSPC)
+		})
+	}
+	wg.Wait()
+	o.set(file(name))
+	begin(t, a, "last").End(Result{})
+	closeAudit(t, a)
+	if n := wantsPairs(t, read(t, name)); n != many+1 {
+		t.Errorf("the log has %d sessions, want %d", n, many+1)
+	}
+}
+
 // Ends are written when the stream works again also when no session begins.
 func TestAuditRetries(t *testing.T) {
 	t.Parallel()
@@ -642,4 +680,23 @@ func TestAuditConcurrently(t *testing.T) {
 	if n := wantsPairs(t, log); n != callers*each {
 		t.Errorf("the log has %d sessions, want %d", n, callers*each)
 	}
+}
+
+// BenchmarkAudit is what a session costs, with as many at a time as there are processors.
+func BenchmarkAudit(b *testing.B) {
+	a, err := NewAudit(AuditConfig{Open: file(filepath.Join(b.TempDir(), "audit.log"))})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer a.Close()
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			s, err := a.Begin(b.Context(), record("id"))
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			s.End(Result{OK: true})
+		}
+	})
 }
