@@ -400,8 +400,8 @@ func TestAuditStuck(t *testing.T) {
 		_, err := a.Begin(t.Context(), record("refused"+strconv.Itoa(i)))
 		wantsAuditError(t, err, errAuditStuck)
 	}
-	// The first may find that the writer has waited for less than the patience.
-	if took := time.Since(began); took > 2*a.config.patience {
+	// The first may find that the writer has waited for less than the patience; the others do not wait.
+	if took := time.Since(began); took > 10*a.config.patience {
 		t.Errorf("refusing a hundred sessions took %v", took)
 	}
 	for _, s := range open {
@@ -483,7 +483,7 @@ func TestAuditCloseWhenStuck(t *testing.T) {
 	if e, ok := errors.AsType[*AuditError](err); !ok || e.Error() != "the audit log cannot be written: 1 records are left" {
 		t.Errorf("the error is %v, want that one record is left", err)
 	}
-	if took := time.Since(began); took > 2*a.config.patience {
+	if took := time.Since(began); took > 10*a.config.patience {
 		t.Errorf("it took %v", took)
 	}
 	<-a.done // no goroutine is left behind
