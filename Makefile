@@ -23,7 +23,7 @@ PROTO_IMPORTS := .build/proto
 # an empty image.
 BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: help demo build test test-system lint generate check-generate check-breaking fuzz bench image clean FORCE
+.PHONY: help demo build test test-system lint generate check-generate check-breaking fuzz bench vuln image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -68,6 +68,9 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 
 bench: ## the benchmarks that match BENCH (all)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+vuln: $(TOOLS)/govulncheck ## known vulnerabilities in what is used; needs their database, which is on the network
+	tools/vuln
 
 # For another kind of machine: make image GOARCH=arm64. The tool itself runs here, so it is built for here. The commit
 # stands for the time, so that the same commit gives the same image.

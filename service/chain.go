@@ -2,10 +2,12 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"buf.build/go/protovalidate"
@@ -14,6 +16,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+
+	"probed/service/guard"
+	"probed/service/policy"
 )
 
 // Names of the headers every answer carries, by gRPC and by REST.
@@ -30,65 +35,85 @@ type Interceptors struct {
 	Stream grpc.StreamServerInterceptor
 }
 
+// ServerOptions are the link, and others, as a gRPC server takes them.
+func (i Interceptors) ServerOptions(others ...grpc.ServerOption) []grpc.ServerOption {
+	return append([]grpc.ServerOption{grpc.UnaryInterceptor(i.Unary), grpc.StreamInterceptor(i.Stream)}, others...)
+}
+
 // ChainConfig is what the links of the chain need.
 type ChainConfig struct {
 	Logger  *slog.Logger
 	Metrics Interceptors
 	Vantage Vantage
+	// Authenticator returns what finds out now who calls; nil: nobody is asked, and Policy is not either.
+	Authenticator func() *guard.Authenticator
+	// Policy returns what holds now about who may call what.
+	Policy func() *policy.Policy
 }
 
-// Chain is what happens around every call, the outermost first. The order is the meaning, so each line gives its reason.
-func Chain(config ChainConfig) ([]grpc.ServerOption, error) {
+// Chain is what happens around every call, as one link. The order, the outermost first, is the meaning, so each line
+// gives its reason.
+func Chain(config ChainConfig) (Interceptors, error) {
 	validation, err := validationLink()
 	if err != nil {
-		return nil, err
+		return Interceptors{}, err
 	}
-	links := []Interceptors{
+	identify, admit := guardLinks(config)
+	return joined(
 		headerLink(config.Vantage),  // first, so that everything after it, the log above all, knows the request's id
 		config.Metrics,              // outside of all that refuses, so that refusals are counted
+		identify,                    // before the log, which tells who called; it refuses nobody yet
 		loggingLink(config.Logger),  // outside of what refuses and of what panics, so that both are written down
 		recoveryLink(config.Logger), // outside of everything that handles a message, so that a panic costs one call
+		admit,                       // before anything of the request is looked at
 		validation,                  // last, so that handlers see nothing but valid requests
-	}
-	var unary []grpc.UnaryServerInterceptor
-	var stream []grpc.StreamServerInterceptor
-	for _, link := range links {
-		if link.Unary != nil {
-			unary = append(unary, link.Unary)
-		}
-		if link.Stream != nil {
-			stream = append(stream, link.Stream)
-		}
-	}
-	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(stream...)}, nil
+	), nil
 }
 
-// headerLink gives each request an id, and each answer its headers.
-func headerLink(vantage Vantage) Interceptors {
-	// A host may have any bytes in its name, a header printable ASCII alone.
-	where := strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, vantage.String())
-	begin := func(ctx context.Context) (context.Context, metadata.MD) {
-		id := fmt.Sprintf("%016x", rand.Uint64()) // names a line in a log; it guards nothing
-		ctx = logging.InjectFields(ctx, logging.Fields{"request_id", id})
-		return ctx, metadata.Pairs(RequestIDHeader, id, VantageHeader, where)
-	}
-	return Interceptors{
+// joined makes one link of several, the outermost first.
+func joined(links ...Interceptors) Interceptors {
+	all := Interceptors{
 		Unary: func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			ctx, header := begin(ctx)
-			if err := grpc.SetHeader(ctx, header); err != nil {
-				return nil, statusOf(err)
-			}
 			return handler(ctx, request)
 		},
 		Stream: func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			ctx, header := begin(stream.Context())
-			if err := stream.SetHeader(header); err != nil {
-				return statusOf(err)
+			return handler(server, stream)
+		},
+	}
+	for _, link := range slices.Backward(links) {
+		inner := all
+		if link.Unary != nil {
+			all.Unary = func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				return link.Unary(ctx, request, info, func(ctx context.Context, request any) (any, error) {
+					return inner.Unary(ctx, request, info, handler)
+				})
+			}
+		}
+		if link.Stream != nil {
+			all.Stream = func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+				return link.Stream(server, stream, info, func(server any, stream grpc.ServerStream) error {
+					return inner.Stream(server, stream, info, handler)
+				})
+			}
+		}
+	}
+	return all
+}
+
+// withContext is a link that gives handlers another context, or refuses the call.
+func withContext(change func(ctx context.Context, fullMethod string) (context.Context, error)) Interceptors {
+	return Interceptors{
+		Unary: func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			ctx, err := change(ctx, info.FullMethod)
+			if err != nil {
+				return nil, err
+			}
+			return handler(ctx, request)
+		},
+		Stream: func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			ctx, err := change(stream.Context(), info.FullMethod)
+			if err != nil {
+				return err
 			}
 			return handler(server, &streamWithContext{stream, ctx})
 		},
@@ -102,6 +127,50 @@ type streamWithContext struct {
 }
 
 func (s *streamWithContext) Context() context.Context { return s.ctx }
+
+// headerLink gives each request an id, and each answer its headers.
+func headerLink(vantage Vantage) Interceptors {
+	// A host may have any bytes in its name, a header printable ASCII alone.
+	where := strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, vantage.String())
+	return withContext(func(ctx context.Context, _ string) (context.Context, error) {
+		id := fmt.Sprintf("%016x", rand.Uint64()) // names a line in a log; it guards nothing
+		ctx = context.WithValue(ctx, requestIDKey{}, id)
+		ctx = logging.InjectFields(ctx, logging.Fields{"request_id", id})
+		// The trailer has the id as well, for those who see nothing but how a stream ended.
+		return ctx, statusOf(errors.Join(
+			grpc.SetHeader(ctx, metadata.Pairs(RequestIDHeader, id, VantageHeader, where)),
+			grpc.SetTrailer(ctx, metadata.Pairs(RequestIDHeader, id))))
+	})
+}
+
+// requestIDKey is the key of a request's id in its context.
+type requestIDKey struct{}
+
+// requestID is the id of the request that ctx belongs to.
+func requestID(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey{}).(string)
+	return id
+}
+
+// guardLinks are the two links that ask who calls: one finds out, and refuses nobody; the other refuses.
+func guardLinks(config ChainConfig) (identify, admit Interceptors) {
+	if config.Authenticator == nil {
+		return Interceptors{}, Interceptors{}
+	}
+	identify = withContext(func(ctx context.Context, _ string) (context.Context, error) {
+		ctx = config.Authenticator().Identify(ctx)
+		return logging.InjectFields(ctx, logging.Fields{"subject", guard.CallerFrom(ctx).Subject}), nil
+	})
+	admit = withContext(func(ctx context.Context, fullMethod string) (context.Context, error) {
+		return ctx, statusOf(guard.Admit(ctx, config.Policy(), fullMethod))
+	})
+	return identify, admit
+}
 
 // loggingLink writes a line when a call has ended.
 func loggingLink(logger *slog.Logger) Interceptors {
@@ -138,10 +207,7 @@ func validationLink() (Interceptors, error) {
 		if !ok {
 			return nil
 		}
-		if err := validator.Validate(message); err != nil {
-			return statusOf(err)
-		}
-		return nil
+		return statusOf(validator.Validate(message))
 	}
 	return Interceptors{
 		Unary: func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {

@@ -20,6 +20,7 @@ import (
 
 	probev1 "probed/gen/probe/v1"
 	"probed/internal/nettest"
+	"probed/service/policy"
 )
 
 // broken is a service whose handlers panic.
@@ -49,7 +50,7 @@ func (broken) Exchange(request *probev1.ExchangeRequest, stream grpc.ServerStrea
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(s *settings) {
-		s.register = func(server *grpc.Server) {
+		s.register = func(server grpc.ServiceRegistrar) {
 			probev1.RegisterNameServiceServer(server, broken{})
 			probev1.RegisterExchangeServiceServer(server, broken{})
 		}
@@ -272,7 +273,7 @@ func TestLookupHook(t *testing.T) {
 	}
 }
 
-// A connection within the process is one like any other, and closing it leaves nothing behind and the server running.
+// A connection within the process is one like any other, and closing it ends what runs on it and leaves nothing behind.
 // It runs alone, because goroutines belong to the process.
 func TestLocal(t *testing.T) {
 	before := goleak.IgnoreCurrent()
@@ -280,8 +281,7 @@ func TestLocal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(append(chain, grpc.WaitForHandlers(true))...)
-	New(Config{}).Register(server)
+	service := New(Config{Policy: func() *policy.Policy { return &policy.Policy{Loopback: true, Open: true} }})
 	ask := func(conn grpc.ClientConnInterface) error {
 		var header metadata.MD
 		_, err := probev1.NewNameServiceClient(conn).LookupPort(t.Context(), &probev1.LookupPortRequest{Port: 22}, grpc.Header(&header))
@@ -290,74 +290,58 @@ func TestLocal(t *testing.T) {
 		}
 		return err
 	}
-	first, err := Local(server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	second, err := Local(server)
-	if err != nil {
-		t.Fatal(err)
-	}
+	first, second := Local(chain, service.Register), Local(chain, service.Register)
 	if err := errors.Join(ask(first), ask(second)); err != nil {
 		t.Error(err)
+	}
+	peer := nettest.TCP(t, nettest.Silent)
+	stream, err := probev1.NewExchangeServiceClient(first).Exchange(t.Context(), &probev1.ExchangeRequest{Target: peer.String(), HoldOpen: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for event, err := stream.Recv(); event.GetSent() == nil; event, err = stream.Recv() {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := first.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := ask(first); status.Code(err) != codes.Canceled {
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("a call that was under way: %v", err)
+	}
+	if err := ask(first); status.Code(err) != codes.Unavailable {
 		t.Errorf("after Close: %v", err)
 	}
 	if err := ask(second); err != nil {
 		t.Errorf("the other: %v", err)
 	}
 	_ = first.Close() // twice is as good as once
-	unused, err := Local(server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unused.Close(); err != nil {
-		t.Errorf("one that made no call: %v", err)
-	}
-	server.Stop()
-	if err := ask(second); status.Code(err) != codes.Unavailable {
-		t.Errorf("after Stop: %v", err)
-	}
 	_ = second.Close()
-	goleak.VerifyNone(t, before)
-
-	late, err := Local(server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ask(late); status.Code(err) != codes.Unavailable {
-		t.Errorf("of a server that is stopped: %v", err)
-	}
-	_ = late.Close()
 	goleak.VerifyNone(t, before)
 }
 
-// The zero Config answers lookups and dials nothing.
+// The zero Config answers from tables and denies all else.
 func TestZeroConfig(t *testing.T) {
 	t.Parallel()
 	chain, err := Chain(ChainConfig{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(append(chain, grpc.WaitForHandlers(true))...)
-	New(Config{}).Register(server)
-	conn, err := Local(server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = conn.Close()
-		server.Stop()
-	})
+	conn := Local(chain, New(Config{}).Register)
+	t.Cleanup(func() { _ = conn.Close() })
 	var tally nettest.Tally
 	peer := nettest.TCP(t, tally.Count(nettest.Echo))
 	_, err = probev1.NewExchangeServiceClient(conn).Connect(t.Context(), &probev1.ConnectRequest{Target: peer.String()})
 	if status.Code(err) != codes.PermissionDenied || tally.Conns.Load() != 0 {
 		t.Errorf("%v, %d connections", err, tally.Conns.Load())
+	}
+	_, err = probev1.NewResolverServiceClient(conn).LookupHost(t.Context(), &probev1.LookupHostRequest{Host: "localhost"})
+	if status.Code(err) != codes.PermissionDenied {
+		t.Error(err)
 	}
 	if _, err := probev1.NewNameServiceClient(conn).LookupPort(t.Context(), &probev1.LookupPortRequest{Port: 22}); err != nil {
 		t.Error(err)

@@ -10,7 +10,7 @@ import (
 
 // One byte to an echo and back through a conversation, against one question and answer on the same connection.
 func BenchmarkConverse(b *testing.B) {
-	w := newWorld(b, func(s *settings) { s.Policy = DialPolicy(policy.AllowAll(), nil) })
+	w := newWorld(b, func(s *settings) { s.Policy = policy.AllowAll })
 	b.Run("round trip", func(b *testing.B) {
 		stream := converse(b.Context(), b, w, open(&probev1.Open{Target: nettest.TCP(b, nettest.Echo).String()}))
 		for {

@@ -166,7 +166,7 @@ func TestConverseRefused(t *testing.T) {
 
 func TestConverseDenied(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(s *settings) { s.Policy = DialPolicy(&policy.Policy{}, nil) })
+	w := newWorld(t, func(s *settings) { s.Policy = func() *policy.Policy { return &policy.Policy{Open: true} } })
 	all, err := hear(converse(t.Context(), t, w, open(&probev1.Open{Target: nettest.TCP(t, nettest.Echo).String()}), data("x")))
 	if status.Code(err) != codes.PermissionDenied || errorInfo(err) != "ERROR_REASON_POLICY_DENIED" || len(all) != 0 {
 		t.Errorf("%v, %d events", err, len(all))

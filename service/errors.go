@@ -5,15 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	probev1 "probed/gen/probe/v1"
+	"probed/service/dial"
 	"probed/service/exchange"
+	"probed/service/guard"
+	"probed/service/policy"
 	"probed/service/resolve"
 )
 
@@ -52,19 +57,25 @@ type frameError struct {
 
 func (e *frameError) Unwrap() error { return e.error }
 
-// deniedError is an exchange of which the policy admitted no address.
+// deniedError is an exchange that the policy did not let happen: the caller may not look up the name, or none of its
+// addresses was admitted. It reads the same for both, so that who may not look a name up does not learn whether it exists.
 type deniedError struct {
-	target  string
-	outcome *exchange.Outcome
+	target string
+	cause  error
 }
 
 func (e *deniedError) Error() string {
-	return "the policy of this probed admits no address of " + e.target
+	return "the policy of this probed does not let this caller reach " + e.target
 }
 
+func (e *deniedError) Unwrap() error { return e.cause }
+
 // statusOf turns any error of the engines and the handlers into the status a caller sees. It is the one place that
-// does.
+// does. No error is none.
 func statusOf(err error) error {
+	if err == nil {
+		return nil
+	}
 	var (
 		field       *fieldError
 		notFound    *notFoundError
@@ -77,6 +88,12 @@ func statusOf(err error) error {
 		addressInfo *resolve.GAIError
 		lookup      *resolve.Error
 		frame       *frameError
+		stranger    *guard.UnauthenticatedError
+		forbidden   *guard.ForbiddenError
+		limit       *guard.LimitError
+		dials       *dial.LimitError
+		unwritten   *guard.AuditError
+		rule        *policy.DeniedError
 	)
 	within := ""
 	if errors.As(err, &frame) {
@@ -103,8 +120,23 @@ func statusOf(err error) error {
 		return validationStatus(validation)
 	case errors.As(err, &notFound):
 		return newStatus(codes.NotFound, notFound.reason.String(), err.Error())
+	case errors.As(err, &stranger) && stranger.Unavailable:
+		return newStatus(codes.Unavailable, probev1.ErrorReason_ERROR_REASON_UNAVAILABLE.String(), stranger.Error())
+	case errors.As(err, &stranger):
+		return newStatus(codes.Unauthenticated, probev1.ErrorReason_ERROR_REASON_UNAUTHENTICATED.String(), stranger.Error())
+	case errors.As(err, &forbidden):
+		return newStatus(codes.PermissionDenied, probev1.ErrorReason_ERROR_REASON_CALL_DENIED.String(), forbidden.Error())
+	case errors.As(err, &limit):
+		return limitStatus(limit.Error(), limit.Limit, limit.RetryAfter)
+	case errors.As(err, &dials):
+		return limitStatus(dials.Error(), dials.Limit, dials.RetryAfter)
+	case errors.As(err, &unwritten):
+		return newStatus(codes.Unavailable, probev1.ErrorReason_ERROR_REASON_UNAVAILABLE.String(),
+			"this probed cannot write its audit log, and does nothing that it cannot write down")
 	case errors.As(err, &denied):
-		return newStatus(codes.PermissionDenied, probev1.ErrorReason_ERROR_REASON_POLICY_DENIED.String(), err.Error())
+		return deniedStatus(denied.Error(), denied.cause)
+	case errors.As(err, &rule):
+		return deniedStatus("the policy of this probed does not let this caller look that up", err)
 	case errors.As(err, &addressInfo):
 		reason := addressInfo.Code.String()
 		code, meaning := addressInfoCode(addressInfo.Code)
@@ -218,8 +250,31 @@ func fieldStatus(reason probev1.ErrorReason, message string, violations ...*errd
 	return newStatus(codes.InvalidArgument, reason.String(), message, &errdetails.BadRequest{FieldViolations: violations})
 }
 
+// limitStatus is for a limit that is reached.
+func limitStatus(message, limit string, retry time.Duration) error {
+	return infoStatus(codes.ResourceExhausted, message,
+		&errdetails.ErrorInfo{
+			Reason: probev1.ErrorReason_ERROR_REASON_LIMIT_REACHED.String(), Domain: ErrorDomain,
+			Metadata: map[string]string{"limit": limit},
+		},
+		&errdetails.RetryInfo{RetryDelay: durationpb.New(retry)})
+}
+
+// deniedStatus is for what the policy denies; cause has the rule.
+func deniedStatus(message string, cause error) error {
+	info := &errdetails.ErrorInfo{Reason: probev1.ErrorReason_ERROR_REASON_POLICY_DENIED.String(), Domain: ErrorDomain}
+	if denied, ok := errors.AsType[*policy.DeniedError](cause); ok {
+		message += " (rule " + denied.Rule + ")"
+		info.Metadata = map[string]string{"rule": denied.Rule}
+	}
+	return infoStatus(codes.PermissionDenied, message, info)
+}
+
 func newStatus(code codes.Code, reason, message string, details ...protoadapt.MessageV1) error {
-	info := &errdetails.ErrorInfo{Reason: reason, Domain: ErrorDomain}
+	return infoStatus(code, message, &errdetails.ErrorInfo{Reason: reason, Domain: ErrorDomain}, details...)
+}
+
+func infoStatus(code codes.Code, message string, info *errdetails.ErrorInfo, details ...protoadapt.MessageV1) error {
 	s, err := status.New(code, message).WithDetails(append([]protoadapt.MessageV1{info}, details...)...)
 	if err != nil { // a detail that does not marshal: the rest is still true
 		return status.Error(code, message)

@@ -25,12 +25,14 @@ func (s *exchangeServer) Connect(ctx context.Context, message *probev1.ConnectRe
 	request, err := s.request(message)
 	if err == nil {
 		request.AllAddresses = message.GetAllAddresses()
-		err = request.Validate()
+		err = s.exchanges.Validate(&request)
 	}
 	if err != nil {
 		return nil, statusOf(err)
 	}
-	outcome, err := s.run(ctx, request, nil)
+	outcome, err := s.run(ctx, "Connect", request, func(ctx context.Context) (*exchange.Outcome, error) {
+		return s.exchanges.Run(ctx, request, nil), nil
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -42,8 +44,10 @@ func (s *exchangeServer) Exchange(message *probev1.ExchangeRequest, stream grpc.
 	if err != nil {
 		return statusOf(err)
 	}
-	_, err = s.run(stream.Context(), request, func(event exchange.Event) error {
-		return stream.Send(s.eventMessage(event, len(message.GetSteps()) > 0))
+	_, err = s.run(stream.Context(), "Exchange", request, func(ctx context.Context) (*exchange.Outcome, error) {
+		return s.exchanges.Run(ctx, request, func(event exchange.Event) error {
+			return stream.Send(s.eventMessage(event, len(message.GetSteps()) > 0))
+		}), nil
 	})
 	return err
 }
@@ -58,16 +62,7 @@ func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.Conver
 		return statusOf(&fieldError{field: "open", problem: "is the first frame of a conversation"})
 	}
 	request, err := s.request(open)
-	if err == nil {
-		request.BufferSize = int(open.GetBufferSize())
-		err = request.ValidateConversation()
-	}
-	if err != nil {
-		return statusOf(&frameError{"open", err})
-	}
-	ctx, done := s.untilDrained(stream.Context())
-	defer done()
-	outcome, err := s.exchanges.Converse(ctx, exchange.Conversation{
+	conversation := exchange.Conversation{
 		Request: request,
 		Idle:    open.GetIdle().AsDuration(),
 		Next: func() (exchange.Step, error) {
@@ -77,27 +72,49 @@ func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.Conver
 			}
 			return frameOf(frame)
 		},
-	}, func(event exchange.Event) error {
-		return stream.Send(s.eventMessage(event, false))
-	})
+	}
+	conversation.BufferSize = int(open.GetBufferSize())
+	if err == nil {
+		err = s.exchanges.ValidateConversation(&conversation)
+	}
 	if err != nil {
-		if stream.Context().Err() != nil { // which is why the next frame did not come
+		return statusOf(&frameError{"open", err})
+	}
+	_, err = s.run(stream.Context(), "Converse", request, func(ctx context.Context) (*exchange.Outcome, error) {
+		outcome, err := s.exchanges.Converse(ctx, conversation, func(event exchange.Event) error {
+			return stream.Send(s.eventMessage(event, false))
+		})
+		if err != nil && stream.Context().Err() != nil { // which is why the next frame did not come
 			err = context.Canceled
 		}
-		if _, ok := status.FromError(err); ok { // of a frame that the rules of the contract did not let through
-			return err
-		}
-		return statusOf(err)
-	}
-	return outcomeStatus(request, outcome)
+		return outcome, err
+	})
+	return err
 }
 
-// run carries a request out. The error is a status; an outcome that is not ok is none.
-func (s *exchangeServer) run(ctx context.Context, request exchange.Request, emit func(exchange.Event) error) (*exchange.Outcome, error) {
+// run opens the session in which f carries a request out. The error is a status; an outcome that is not ok is none.
+func (s *exchangeServer) run(ctx context.Context, rpc string, request exchange.Request,
+	f func(ctx context.Context) (*exchange.Outcome, error),
+) (outcome *exchange.Outcome, err error) {
+	ctx, session, err := s.session(ctx, rpc, request.Target.String())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { session.end(exchanged(outcome, err)) }()
+	// A caller who may not look a name up learns nothing of it, not even whether it exists.
+	if err := s.mayLookUpHost(ctx, request.Target.Host); err != nil {
+		return nil, statusOf(&deniedError{target: request.Target.String(), cause: err})
+	}
 	ctx, done := s.untilDrained(ctx)
 	defer done()
-	outcome := s.exchanges.Run(ctx, request, emit)
-	return outcome, outcomeStatus(request, outcome)
+	outcome, err = f(ctx)
+	if err != nil {
+		if _, ok := status.FromError(err); ok { // of a frame that the rules of the contract did not let through
+			return outcome, err
+		}
+		return outcome, statusOf(err)
+	}
+	return outcome, session.outcomeStatus(request, outcome)
 }
 
 // untilDrained returns a context that also ends with the drain, and what gives it back.
@@ -114,11 +131,13 @@ func (s *exchangeServer) untilDrained(ctx context.Context) (drained context.Cont
 }
 
 // outcomeStatus is the status that stands for an outcome which callers do not get to see; nil for all others.
-func outcomeStatus(request exchange.Request, outcome *exchange.Outcome) error {
-	switch outcome.Reason {
-	case exchange.PolicyDenied:
-		return statusOf(&deniedError{target: request.Target.String(), outcome: outcome})
-	case exchange.Cancelled:
+func (x *session) outcomeStatus(request exchange.Request, outcome *exchange.Outcome) error {
+	switch {
+	case outcome.Limit != nil:
+		return statusOf(outcome.Limit)
+	case outcome.Reason == exchange.PolicyDenied:
+		return statusOf(&deniedError{target: request.Target.String(), cause: x.denial()})
+	case outcome.Reason == exchange.Cancelled:
 		return statusOf(context.Canceled)
 	}
 	return nil
@@ -156,7 +175,7 @@ func (s *exchangeServer) request(message opener) (exchange.Request, error) {
 }
 
 // port finds a service by name in the host's file or the registry: what people call it, not only what programs here do.
-func (s *exchangeServer) port(name, protocol string) (uint16, bool) {
+func (s *Service) port(name, protocol string) (uint16, bool) {
 	for _, service := range s.names.Service(name, protocol) {
 		return service.Port, true
 	}
@@ -175,7 +194,7 @@ func (s *exchangeServer) exchangeRequest(message *probev1.ExchangeRequest) (exch
 			data = []byte(text.Text)
 		}
 		request.Steps = exchange.DefaultSteps(request.Target, data, message.GetHoldOpen())
-		err = request.Validate()
+		err = s.exchanges.Validate(&request)
 		return request, err
 	}
 	switch {
@@ -191,7 +210,7 @@ func (s *exchangeServer) exchangeRequest(message *probev1.ExchangeRequest) (exch
 		}
 		request.Steps = append(request.Steps, converted)
 	}
-	err = request.Validate()
+	err = s.exchanges.Validate(&request)
 	return request, err
 }
 

@@ -76,7 +76,7 @@ func received(t *testing.T, all []*probev1.ExchangeResponse) ([]byte, *probev1.O
 func TestReplies(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(s *settings) {
-		s.Policy = DialPolicy(policy.AllowAll(), nil)
+		s.Policy = policy.AllowAll
 	})
 	request := []byte("GET / HTTP/1.0\r\n\r\n")
 	for _, size := range []int{0, 1, 4095, 4096, 4097, 8192, 65536, 3_000_001} {
@@ -133,7 +133,7 @@ func TestReplies(t *testing.T) {
 func TestTargets(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, withHosts("127.0.0.1 here.test\n::1 here6.test\n"), func(s *settings) {
-		s.Policy = DialPolicy(policy.AllowAll(), nil)
+		s.Policy = policy.AllowAll
 	})
 	const (
 		inet, inet6, unix    = probev1.AddressFamily_AF_INET, probev1.AddressFamily_AF_INET6, probev1.AddressFamily_AF_UNIX
@@ -213,7 +213,7 @@ func TestServiceInTarget(t *testing.T) {
 // A target that cannot be reached is an answer.
 func TestUnreachableIsAnAnswer(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(s *settings) { s.Policy = DialPolicy(policy.AllowAll(), nil) })
+	w := newWorld(t, func(s *settings) { s.Policy = policy.AllowAll })
 	dir := nettest.SocketDir(t)
 	plain := filepath.Join(dir, "file")
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
@@ -258,7 +258,7 @@ func TestUnreachableIsAnAnswer(t *testing.T) {
 // The sender of a datagram is told, be its name no UTF-8.
 func TestDatagramPeer(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(s *settings) { s.Policy = DialPolicy(policy.AllowAll(), nil) })
+	w := newWorld(t, func(s *settings) { s.Policy = policy.AllowAll })
 	dir := nettest.SocketDir(t)
 	// A socket keeps the name it was bound to when its file gets another.
 	nettest.ListenPacket(t, "unixgram", filepath.Join(dir, "bound\xff"), nettest.EchoPacket)
@@ -291,7 +291,7 @@ func TestDenied(t *testing.T) {
 	socket := nettest.Unix(t, "unix", tally.Count(nettest.Echo))
 	// As off loopback: nothing of this machine may be reached.
 	w := newWorld(t, withHosts("127.0.0.1 here.test both.test\n::1 both.test\n169.254.169.254 cloud.test\n"), func(s *settings) {
-		s.Policy = DialPolicy(&policy.Policy{}, nil)
+		s.Policy = func() *policy.Policy { return &policy.Policy{Open: true} }
 	})
 	mapped := fmt.Sprintf("[::ffff:127.0.0.1]:%d", peer.Port())
 	for _, target := range []string{
@@ -366,9 +366,13 @@ func TestOwnListenersDenied(t *testing.T) {
 	any6 := netip.AddrPortFrom(netip.IPv6Unspecified(), netip.MustParseAddrPort("[::]:"+wildcardPort).Port())
 	var decisions []policy.Decision
 	w := newWorld(t, withHosts("127.0.0.1 here.test\n"), func(s *settings) {
-		s.Policy = DialPolicy(&policy.Policy{Loopback: true, Listeners: []netip.AddrPort{own, any6}}, func(d policy.Decision) {
-			decisions = append(decisions, d)
-		})
+		rules := &policy.Policy{Loopback: true, Open: true, Listeners: []netip.AddrPort{own, any6}}
+		s.Policy = func() *policy.Policy { return rules }
+		s.Hooks.Decided = func(d policy.Decision) {
+			if !d.Allowed { // looking up the name is allowed
+				decisions = append(decisions, d)
+			}
+		}
 	})
 	for _, target := range []string{
 		own.String(), fmt.Sprintf("here.test:%d", own.Port()), fmt.Sprintf("[::ffff:127.0.0.1]:%d", own.Port()), fmt.Sprintf("0.0.0.0:%d", own.Port()),

@@ -2,49 +2,228 @@ package service
 
 import (
 	"context"
-	"net"
+	"fmt"
+	"strings"
+	"sync"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"probed/service/guard"
 )
 
-// localBuffer is what the connection within a process holds in each direction.
-const localBuffer = 1 << 20
-
-// LocalConn is a connection to a gRPC server in the same process, over memory. Calls on it pass every interceptor, as
-// calls over the network do.
+// LocalConn is a connection to a service in the same process. Calls on it pass every link of the chain, as calls over the
+// network do, but no transport: a message is copied, not encoded, and a stream holds one message until it is taken.
+//
+// Who calls travels in the context: the handler's has what [guard.WithCredentials] gave to the caller's, and nothing else
+// of it. Metadata does not travel at all, so none can stand for it.
 type LocalConn struct {
-	*grpc.ClientConn
-	listener *bufconn.Listener
-	served   chan struct{}
+	links    Interceptors
+	services map[string]localService
+
+	mu     sync.Mutex
+	calls  sync.WaitGroup // handlers that run
+	open   context.Context
+	cancel context.CancelFunc
 }
 
-// Local makes server serve a connection within the process. The server has to be complete by then.
-func Local(server *grpc.Server, options ...grpc.DialOption) (*LocalConn, error) {
-	listener := bufconn.Listen(localBuffer)
-	conn, err := grpc.NewClient("passthrough:///local", append([]grpc.DialOption{
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-	}, options...)...)
-	if err != nil {
-		return nil, err
-	}
-	c := &LocalConn{ClientConn: conn, listener: listener, served: make(chan struct{})}
-	go func() {
-		defer close(c.served)
-		// It returns when the listener is closed, by Close or by the server's own stop: neither is a failure.
-		_ = server.Serve(listener)
-	}()
-	return c, nil
+// localService is what was registered under a name.
+type localService struct {
+	desc           *grpc.ServiceDesc
+	implementation any
 }
 
-// Close ends the connection and waits until the server has let go of it. The server itself goes on.
+// Local connects to the services that register adds, with chain around each call.
+func Local(chain Interceptors, register func(grpc.ServiceRegistrar)) *LocalConn {
+	c := &LocalConn{links: chain, services: make(map[string]localService)}
+	c.open, c.cancel = context.WithCancel(context.Background())
+	register(c)
+	return c
+}
+
+// RegisterService adds a service; register of Local calls it.
+func (c *LocalConn) RegisterService(desc *grpc.ServiceDesc, implementation any) {
+	c.services[desc.ServiceName] = localService{desc, implementation}
+}
+
+// Close ends the calls under way, and waits for their handlers. They, and calls made later, fail with UNAVAILABLE.
 func (c *LocalConn) Close() error {
-	err := c.ClientConn.Close()
-	if closeErr := c.listener.Close(); err == nil {
-		err = closeErr
+	c.mu.Lock()
+	c.cancel()
+	c.mu.Unlock()
+	c.calls.Wait()
+	return nil
+}
+
+// Invoke makes a unary call. Its handler runs in the caller's goroutine.
+func (c *LocalConn) Invoke(ctx context.Context, method string, request, response any, options ...grpc.CallOption) error {
+	service, name := c.find(method)
+	for i := range service.desc.Methods {
+		if service.desc.Methods[i].MethodName != name {
+			continue
+		}
+		t := &localTransport{method: method, headerSent: make(chan struct{})}
+		ctx, end, err := c.begin(ctx, t)
+		if err != nil {
+			return err
+		}
+		defer end()
+		answer, err := service.desc.Methods[i].Handler(service.implementation, ctx, func(into any) error {
+			proto.Merge(into.(proto.Message), request.(proto.Message)) //nolint:errcheck,forcetypeassert // all are of generated code
+			return nil
+		}, grpc.UnaryServerInterceptor(c.links.Unary))
+		t.tell(options)
+		if err != nil {
+			return c.statusOf(ctx, err)
+		}
+		proto.Merge(response.(proto.Message), answer.(proto.Message)) //nolint:errcheck,forcetypeassert // as above
+		return nil
 	}
-	<-c.served
+	return status.Errorf(codes.Unimplemented, "no method %s", method)
+}
+
+// NewStream begins a call that streams, whose handler runs in a goroutine of its own. As with any connection, ctx has to
+// end at last or the stream to be read to its end.
+func (c *LocalConn) NewStream(ctx context.Context, _ *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	service, name := c.find(method)
+	for i := range service.desc.Streams {
+		desc := &service.desc.Streams[i]
+		if desc.StreamName != name {
+			continue
+		}
+		s := &localStream{
+			localTransport: localTransport{method: method, headerSent: make(chan struct{})},
+			client:         ctx, options: options,
+			requests: make(chan proto.Message, 1), responses: make(chan proto.Message, 1), done: make(chan struct{}),
+		}
+		ctx, end, err := c.begin(ctx, &s.localTransport)
+		if err != nil {
+			return nil, err
+		}
+		s.server = ctx
+		go func() {
+			defer end()
+			defer close(s.done)
+			info := &grpc.StreamServerInfo{FullMethod: method, IsClientStream: desc.ClientStreams, IsServerStream: desc.ServerStreams}
+			s.err = c.statusOf(ctx, c.links.Stream(service.implementation, localServerStream{s}, info, desc.Handler))
+			s.sendHeader()
+		}()
+		return localClientStream{s}, nil
+	}
+	return nil, status.Errorf(codes.Unimplemented, "no method %s", method)
+}
+
+// find finds a method by its full name, as /probe.v1.NameService/LookupPort.
+func (c *LocalConn) find(method string) (service localService, name string) {
+	full, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	service, ok := c.services[full]
+	if !ok {
+		service.desc = &grpc.ServiceDesc{}
+	}
+	return service, name
+}
+
+// errLocalClosed is what calls fail with that Close has ended, and those made after it.
+var errLocalClosed = status.Error(codes.Unavailable, "probed is shutting down")
+
+// begin makes the context of a handler, and counts it in.
+func (c *LocalConn) begin(client context.Context, t *localTransport) (ctx context.Context, end func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open.Err() != nil {
+		return nil, nil, errLocalClosed
+	}
+	c.calls.Add(1)
+	ctx, cancel := context.WithCancel(bareContext{client})
+	stop := context.AfterFunc(c.open, cancel)
+	if credentials, ok := guard.CredentialsFrom(client); ok {
+		ctx = guard.WithCredentials(ctx, credentials)
+	}
+	return grpc.NewContextWithServerTransportStream(ctx, t), func() {
+		stop()
+		cancel()
+		c.calls.Done()
+	}, nil
+}
+
+// statusOf is the status that a caller gets. It was not the caller who went away when it is Close that ended the call.
+func (c *LocalConn) statusOf(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case c.open.Err() != nil && ctx.Err() != nil:
+		return errLocalClosed
+	}
+	return status.Convert(err).Err()
+}
+
+// bareContext ends with another and has none of its values.
+type bareContext struct{ context.Context }
+
+// Value finds nothing.
+func (bareContext) Value(any) any { return nil }
+
+// localTransport is where the handler of a call leaves its header and trailer.
+type localTransport struct {
+	method string
+
+	mu              sync.Mutex
+	header, trailer metadata.MD
+	sent            bool
+	headerSent      chan struct{} // closed when the header is whole
+}
+
+// Method is the full name of the one that is called.
+func (t *localTransport) Method() string { return t.method }
+
+// SetHeader adds to the header, which must not have been sent.
+func (t *localTransport) SetHeader(md metadata.MD) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sent {
+		return fmt.Errorf("the header of %s has been sent", t.method)
+	}
+	t.header = metadata.Join(t.header, md)
+	return nil
+}
+
+// SendHeader adds to the header and sends it.
+func (t *localTransport) SendHeader(md metadata.MD) error {
+	err := t.SetHeader(md)
+	t.sendHeader()
 	return err
+}
+
+// SetTrailer adds to the trailer.
+func (t *localTransport) SetTrailer(md metadata.MD) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.trailer = metadata.Join(t.trailer, md)
+	return nil
+}
+
+func (t *localTransport) sendHeader() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.sent {
+		t.sent = true
+		close(t.headerSent)
+	}
+}
+
+// tell fills in what the caller wants to know when the call has ended.
+func (t *localTransport) tell(options []grpc.CallOption) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, option := range options {
+		switch option := option.(type) {
+		case grpc.HeaderCallOption:
+			*option.HeaderAddr = t.header
+		case grpc.TrailerCallOption:
+			*option.TrailerAddr = t.trailer
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 
 	probev1 "probed/gen/probe/v1"
 	"probed/service/dial"
+	"probed/service/guard"
 	"probed/service/resolve"
 )
 
@@ -42,6 +43,9 @@ func (s *resolverServer) DescribeVantage(ctx context.Context, _ *probev1.Describ
 
 func (s *resolverServer) LookupHost(ctx context.Context, request *probev1.LookupHostRequest) (*probev1.LookupHostResponse, error) {
 	begin := time.Now()
+	if err := s.mayLookUpHost(ctx, request.GetHost()); err != nil {
+		return nil, s.lookup("host", begin, err)
+	}
 	result, err := s.resolver.LookupHost(ctx, request.GetHost(), resolve.Family(request.GetFamily()))
 	if err != nil {
 		return nil, s.lookup("host", begin, err)
@@ -64,6 +68,9 @@ func (s *resolverServer) LookupAddress(ctx context.Context, request *probev1.Loo
 	begin := time.Now()
 	address, err := parseAddress(request.GetAddress())
 	if err != nil {
+		return nil, s.lookup("address", begin, err)
+	}
+	if err := s.mayLookUpAddress(ctx, address); err != nil {
 		return nil, s.lookup("address", begin, err)
 	}
 	result, err := s.resolver.LookupAddress(ctx, address)
@@ -100,6 +107,9 @@ func (s *resolverServer) GetAddressInfo(ctx context.Context, request *probev1.Ge
 	for _, flag := range request.GetFlags() {
 		hints.Flags |= resolve.AIFlags(flag)
 	}
+	if err := s.mayLookUpHost(ctx, request.GetHost()); err != nil {
+		return nil, s.lookup("addrinfo", begin, err)
+	}
 	entries, err := s.resolver.GetAddrInfo(ctx, request.Host, request.Service, hints)
 	if err != nil {
 		return nil, s.lookup("addrinfo", begin, err)
@@ -121,6 +131,9 @@ func (s *resolverServer) GetNameInfo(ctx context.Context, request *probev1.GetNa
 	for _, flag := range request.GetFlags() {
 		flags |= resolve.NIFlags(flag)
 	}
+	if err := s.mayLookUpAddress(ctx, address); err != nil {
+		return nil, s.lookup("nameinfo", begin, err)
+	}
 	info, err := s.resolver.GetNameInfo(ctx, netip.AddrPortFrom(address, uint16(request.GetPort())), flags)
 	if err != nil {
 		return nil, s.lookup("nameinfo", begin, err)
@@ -134,11 +147,48 @@ func (s *resolverServer) QueryDNS(ctx context.Context, request *probev1.QueryDNS
 	if err != nil {
 		return nil, s.lookup("dns", begin, err)
 	}
-	answer, err := s.resolver.QueryDNS(ctx, query)
+	answer, err := s.ask(ctx, query)
 	if err != nil {
 		return nil, s.lookup("dns", begin, err)
 	}
 	return dnsMessage(answer), s.lookup("dns", begin, nil)
+}
+
+// ask asks what the caller may ask. A server of the caller's choice is reached as the target of an exchange is: in a
+// session, and by rules about it.
+func (s *resolverServer) ask(ctx context.Context, query resolve.Query) (answer *resolve.Response, err error) {
+	if query.Server == "" {
+		if err := s.mayLookUpName(ctx, query.Name); err != nil {
+			return nil, err
+		}
+		return s.resolver.QueryDNS(ctx, query)
+	}
+	ctx, session, err := s.session(ctx, "QueryDNS", query.Server)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		result := guard.Result{OK: err == nil && answer != nil, Code: codeName(statusOf(err)), Reason: reasonOf(statusOf(err))}
+		if answer != nil {
+			result.Address = answer.Server
+		}
+		session.end(result)
+	}()
+	if err := s.mayLookUpHost(ctx, resolve.ServerName(query.Server)); err != nil {
+		return nil, err
+	}
+	if err := s.mayLookUpName(ctx, query.Name); err != nil {
+		return nil, err
+	}
+	return s.resolver.QueryDNS(ctx, query)
+}
+
+// mayLookUpHost decides whether the caller may look up a host: an address, and none at all, needs no lookup.
+func (s *Service) mayLookUpHost(ctx context.Context, host string) error {
+	if host == "" || resolve.IsLiteral(host) {
+		return nil
+	}
+	return s.mayLookUpName(ctx, host)
 }
 
 func (s *resolverServer) query(request *probev1.QueryDNSRequest) (resolve.Query, error) {
@@ -151,7 +201,9 @@ func (s *resolverServer) query(request *probev1.QueryDNSRequest) (resolve.Query,
 		Type:   recordType,
 		Server: request.GetServer(),
 		Dial: func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
-			return s.dialer.Dial(ctx, dial.Request{Network: network, Address: server})
+			return s.dialer.Dial(ctx, dial.Request{
+				Network: network, Address: server, Host: resolve.ServerName(request.GetServer()), Send: true,
+			})
 		},
 	}
 	switch request.GetTransport() {

@@ -3,8 +3,8 @@
 // without gRPC belongs into an engine; what a failure looks like to a caller belongs into errors.go, and what happens
 // around every call into chain.go.
 //
-// A program makes one [Service] from the engines, gives a gRPC server the options of [Chain], and registers the service
-// with it. [Local] connects to such a server within the same process.
+// A program makes one [Service] from the engines, gives a gRPC server the [Chain], and registers the service with it.
+// [Local] connects to a service within the same process, with the same chain.
 package service
 
 import (
@@ -16,18 +16,29 @@ import (
 	probev1 "probed/gen/probe/v1"
 	"probed/service/dial"
 	"probed/service/exchange"
+	"probed/service/guard"
 	"probed/service/names"
 	"probed/service/policy"
 	"probed/service/resolve"
 )
 
-// Config is what a Service is made of. The zero value answers lookups as this machine would, and may dial nothing.
+// Config is what a Service is made of. With its zero value a Service answers from its tables, and denies all else.
 type Config struct {
-	// Policy is asked about every connection that a caller causes; nil denies all. See [DialPolicy].
-	Policy dial.Policy
+	// Policy returns what holds now about who may look up and reach what. It is asked about every name and every
+	// connection of a caller; nil denies all.
+	Policy func() *policy.Policy
+	// Limiter bounds what each caller may have at once; nil: nothing is bounded.
+	Limiter *guard.Limiter
+	// Audit is told of every call that opens connections, and one that it cannot write down is refused; nil: no such
+	// log is kept.
+	Audit *guard.Audit
 	// Names and Resolve say where the engines find their facts; the services of Resolve are those of Names.
 	Names   names.Config
 	Resolve resolve.Config
+	// Exchange bounds what an exchange may take, and ConnectTimeout is what each address gets in it; the zero values are
+	// those of package exchange.
+	Exchange       exchange.Limits
+	ConnectTimeout time.Duration
 	// Vantage is where answers are given from.
 	Vantage Vantage
 	// Hooks and ExchangeHooks observe, for metrics; ExchangeHooks may be nil.
@@ -60,6 +71,11 @@ type Hooks struct {
 	// Lookup is called after each lookup with its kind, as "service" or "host", and its reason: the name of the
 	// error reason or "OK", from a closed set.
 	Lookup func(kind, reason string, duration time.Duration)
+	// Decided is called with each decision of the policy.
+	Decided func(policy.Decision)
+	// Limited is called when a call or a dial is refused because a limit is reached, with the limit's name, from a
+	// closed set.
+	Limited func(limit string)
 }
 
 // Service implements the services of probe.v1. It may be used by many goroutines at once.
@@ -68,6 +84,9 @@ type Service struct {
 	resolver  *resolve.Resolver
 	dialer    *dial.Dialer
 	exchanges *exchange.Exchanger
+	policy    func() *policy.Policy
+	limiter   *guard.Limiter
+	audit     *guard.Audit
 	hooks     Hooks
 	where     Vantage
 	vantage   *probev1.Vantage // the same as a message, shared by all outcomes and never changed
@@ -80,18 +99,24 @@ func New(config Config) *Service {
 	tables := names.Open(config.Names)
 	config.Resolve.ServicePort, config.Resolve.ServiceName = servicePorts(tables)
 	resolver := resolve.New(config.Resolve)
-	dialer := &dial.Dialer{Policy: config.Policy}
+	if config.Policy == nil {
+		config.Policy = func() *policy.Policy { return nil }
+	}
 	s := &Service{
 		names:    tables,
 		resolver: resolver,
-		dialer:   dialer,
-		exchanges: exchange.New(exchange.Config{
-			Dial: dialer.Dial, Resolve: resolver.Addresses, Hooks: config.ExchangeHooks,
-		}),
-		hooks:   config.Hooks,
-		where:   config.Vantage,
-		vantage: vantageMessage(config.Vantage),
+		policy:   config.Policy,
+		limiter:  config.Limiter,
+		audit:    config.Audit,
+		hooks:    config.Hooks,
+		where:    config.Vantage,
+		vantage:  vantageMessage(config.Vantage),
 	}
+	s.dialer = &dial.Dialer{Policy: s.mayDial}
+	s.exchanges = exchange.New(exchange.Config{
+		Dial: s.dialer.Dial, Resolve: resolver.Addresses, Hooks: config.ExchangeHooks,
+		Limits: config.Exchange, ConnectTimeout: config.ConnectTimeout,
+	})
 	s.drained, s.drain = context.WithCancelCause(context.Background())
 	return s
 }
@@ -101,6 +126,7 @@ func (s *Service) Register(registrar grpc.ServiceRegistrar) {
 	probev1.RegisterNameServiceServer(registrar, &nameServer{Service: s})
 	probev1.RegisterResolverServiceServer(registrar, &resolverServer{Service: s})
 	probev1.RegisterExchangeServiceServer(registrar, &exchangeServer{Service: s})
+	probev1.RegisterPolicyServiceServer(registrar, &policyServer{Service: s})
 }
 
 // Drain ends every exchange under way, and those that begin later, with the reason DRAINED. Their callers get their
@@ -116,17 +142,6 @@ func (s *Service) lookup(kind string, begin time.Time, err error) error {
 		hook(kind, reasonOf(err), time.Since(begin))
 	}
 	return err
-}
-
-// DialPolicy returns p as package dial asks it. decided, if not nil, is told each decision.
-func DialPolicy(p *policy.Policy, decided func(policy.Decision)) dial.Policy {
-	return func(_ context.Context, destination dial.Destination) error {
-		decision := p.Decide(policy.Target(destination))
-		if decided != nil {
-			decided(decision)
-		}
-		return decision.Err()
-	}
 }
 
 // servicePorts returns the service lookups of t in the form package resolve takes: what programs on this host get, the

@@ -163,7 +163,13 @@ func (v *vanishing) world(t *testing.T) *world {
 			var d net.Dialer
 			return d.DialContext(ctx, "udp", silent.String())
 		}
-		s.Policy = DialPolicy(&policy.Policy{Loopback: true, UnixPaths: []string{v.path}}, func(policy.Decision) { asked() })
+		rules := &policy.Policy{Loopback: true, Open: true, UnixPaths: []string{v.path}}
+		s.Policy = func() *policy.Policy { return rules }
+		s.Hooks.Decided = func(decision policy.Decision) {
+			if decision.Rule == policy.RuleAllowUnixPath {
+				asked()
+			}
+		}
 		s.ExchangeHooks = &exchange.Hooks{SessionEnd: func(_ string, outcome *exchange.Outcome) { v.ended <- probev1.Reason(outcome.Reason) }}
 	})
 	w.write(t, "nsswitch.conf", "hosts: dns\n")

@@ -52,7 +52,7 @@ type world struct {
 type settings struct {
 	Config
 	metrics  Interceptors
-	register func(*grpc.Server) // in place of the service
+	register func(grpc.ServiceRegistrar) // in place of the service
 }
 
 // newWorld starts one. Its services are those of IANA alone, its names those of a hosts file, and it has no DNS.
@@ -60,7 +60,7 @@ func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	t.Helper()
 	w := &world{log: &logBuffer{}, files: t.TempDir()}
 	s := settings{}
-	s.Policy = DialPolicy(&policy.Policy{Loopback: true}, nil)
+	s.Policy = func() *policy.Policy { return &policy.Policy{Loopback: true, Open: true} }
 	s.Names.ServicesFile = w.file("services")
 	s.Names.ProtocolsFile = w.file("protocols")
 	s.Resolve.Hosts = w.file("hosts")
@@ -82,20 +82,18 @@ func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.server = grpc.NewServer(append(chain, grpc.WaitForHandlers(true))...)
+	w.server = grpc.NewServer(chain.ServerOptions(grpc.WaitForHandlers(true))...)
 	w.service = New(s.Config)
+	register := w.service.Register
 	if s.register != nil {
-		s.register(w.server)
-	} else {
-		w.service.Register(w.server)
+		register = s.register
 	}
+	register(w.server)
 
 	grpcListener, httpListener := listen(t), listen(t)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = w.server.Serve(grpcListener) })
-	if w.local, err = Local(w.server); err != nil {
-		t.Fatal(err)
-	}
+	w.local = Local(chain, register)
 	rest, err := gateway.New(gateway.Config{Conn: w.local})
 	if err != nil {
 		t.Fatal(err)

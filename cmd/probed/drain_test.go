@@ -260,8 +260,8 @@ func TestOneListenerDies(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.close()
-			s, err := assemble(o, slog.New(slog.DiscardHandler), l, counts, func(string) string { return "" })
-			if err != nil {
+			s := newServer(o, &config{}, slog.New(slog.DiscardHandler), l, counts)
+			if err := s.assemble(func(string) string { return "" }); err != nil {
 				t.Fatal(err)
 			}
 			ended := make(chan error, 1)
@@ -308,7 +308,7 @@ func TestBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Header.Set("X-Large", strings.Repeat("x", maxHeader+8<<10))
+	request.Header.Set("X-Large", strings.Repeat("x", limitsOf(nil, false).HeaderBytes+8<<10))
 	response, err := p.http.Do(request)
 	if err != nil {
 		t.Fatal(err)
@@ -317,8 +317,8 @@ func TestBounds(t *testing.T) {
 	if response.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("%s", response.Status)
 	}
-	// A message of more than 4 MiB is refused before it is read.
-	_, err = probev1.NewNameServiceClient(p.conn).LookupService(t.Context(), &probev1.LookupServiceRequest{Name: strings.Repeat("x", 5<<20)})
+	// A message beyond what is configured is refused before it is read.
+	_, err = probev1.NewNameServiceClient(p.conn).LookupService(t.Context(), &probev1.LookupServiceRequest{Name: strings.Repeat("x", 1<<20+aroundMessage)})
 	if status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("%v", status.Code(err))
 	}
@@ -328,7 +328,7 @@ func TestBounds(t *testing.T) {
 func TestManyByREST(t *testing.T) {
 	t.Parallel()
 	p := start(t, "--drain-timeout=50ms")
-	const sessions = maxStreams + 50
+	sessions := int(limitsOf(nil, false).StreamsPerConnection) + 50
 	target, _ := greeter(t)
 	outcomes := make(chan error, sessions)
 	var begun sync.WaitGroup

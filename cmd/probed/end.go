@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -23,11 +24,17 @@ func (s *server) end(signals <-chan os.Signal) error {
 	defer hurry()
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		select {
-		case <-signals:
-			s.log.Warn("second signal: ending at once")
-			hurry()
-		case <-ctx.Done():
+		for {
+			select {
+			case signal := <-signals:
+				if signal == syscall.SIGHUP {
+					continue
+				}
+				s.log.Warn("second signal: ending at once")
+				hurry()
+			case <-ctx.Done():
+			}
+			return
 		}
 	})
 	defer watch.Wait()
@@ -45,7 +52,6 @@ func (s *server) end(signals <-chan os.Signal) error {
 	calls.Go(func() {
 		// It fails only when its context ends, and this one does not: Close below ends it.
 		_ = s.http.Shutdown(context.Background())
-		s.rest.GracefulStop() // not before, since requests that HTTP has taken are yet to call it
 	})
 	go func() { calls.Wait(); close(ended) }()
 
@@ -58,7 +64,6 @@ func (s *server) end(signals <-chan os.Signal) error {
 	s.accepted.close()
 	s.grpc.Stop()
 	closeErr := s.http.Close()
-	s.rest.Stop()
 	<-ended
 	if err := s.gateway.Close(); err != nil {
 		s.log.Warn("closing the gateway", "error", err)

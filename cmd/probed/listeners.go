@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"probed/service/echo"
 )
@@ -21,7 +20,7 @@ type listeners struct {
 	reachable       int // how many of grpc and http are reachable from outside
 }
 
-// listen opens them all, or none. One for gRPC or REST that is reachable from outside needs --insecure-no-auth.
+// listen opens them all, or none. Nothing is accepted yet.
 func listen(ctx context.Context, o options, hooks *echo.Hooks) (l *listeners, err error) {
 	l = &listeners{}
 	defer func() {
@@ -47,15 +46,9 @@ func listen(ctx context.Context, o options, hooks *echo.Hooks) (l *listeners, er
 			return l, asUsage(fmt.Errorf("%s: %w", want.flag, err))
 		}
 		*want.listener = listener
-		if !want.guarded || addrPort(listener).Addr().IsLoopback() {
-			continue
+		if want.guarded && isReachable(addrPort(listener).Addr()) {
+			l.reachable++
 		}
-		if !o.insecureNoAuth {
-			return l, usageError{fmt.Errorf("%s %s would be reachable from outside of this host, and nobody would be asked who they are; "+
-				"listen on loopback (127.0.0.1:%d), or, if all who can reach it may use this probe, add --insecure-no-auth",
-				want.flag, want.address, addrPort(listener).Port())}
-		}
-		l.reachable++
 	}
 	for _, address := range o.echo {
 		listener, err := echo.Listen(ctx, echo.Config{Address: address, Hooks: hooks})
@@ -86,51 +79,6 @@ func (l *listeners) close() {
 	}
 	for _, listener := range l.echo {
 		_ = listener.Close()
-	}
-}
-
-// connections is a listener that can close the connections it has accepted.
-type connections struct {
-	net.Listener
-	mu   sync.Mutex
-	open map[*connection]struct{}
-}
-
-type connection struct {
-	net.Conn
-	of *connections
-}
-
-// Accept waits for the next connection.
-func (c *connections) Accept() (net.Conn, error) {
-	accepted, err := c.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.open == nil {
-		c.open = make(map[*connection]struct{})
-	}
-	conn := &connection{accepted, c}
-	c.open[conn] = struct{}{}
-	return conn, nil
-}
-
-// Close closes the connection.
-func (c *connection) Close() error {
-	c.of.mu.Lock()
-	delete(c.of.open, c)
-	c.of.mu.Unlock()
-	return c.Conn.Close()
-}
-
-// close closes all that are open.
-func (c *connections) close() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for conn := range c.open {
-		_ = conn.Conn.Close() // whoever uses it gets to know
 	}
 }
 

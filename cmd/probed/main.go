@@ -32,7 +32,7 @@ func main() {
 	// Whoever reads the log may go; the callers stay.
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	os.Exit(run(context.Background(), os.Args[1:], os.Stderr, os.Stdout, os.Getenv, signals))
 }
 
@@ -50,12 +50,14 @@ is ssh, what does a name resolve to, does a connection open, what comes back, an
 
 Without flags it listens on loopback only, asks nobody who they are, and reaches everything but unix sockets, which
 --unix-path lists, and what its policy denies for good: link-local addresses (with the metadata services of clouds),
-multicast and its own listeners.
+multicast and its own listeners. To be reached from elsewhere, it wants to know who may call and what they may do:
+--config FILE says that, and "probed check-config" tests it. The file is read again when it changes, or at a SIGHUP.
 
 SIGTERM or SIGINT makes it end in good order; a second one makes it end at once.`,
 		Example: `  probed
   probed --echo tcp://127.0.0.1:7007 --echo udp://127.0.0.1:7007
   probed --unix-path /run/postgresql/.s.PGSQL.5432 --unix-path '/run/app/*'
+  probed --config /etc/probed/probed.yaml
   curl -s http://127.0.0.1:8080/v1/services/ssh`,
 		Version: programVersion(),
 		Args: func(_ *cobra.Command, args []string) error {
@@ -64,19 +66,23 @@ SIGTERM or SIGINT makes it end in good order; a second one makes it end at once.
 			}
 			return nil
 		},
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		SilenceErrors:     true,
+		SilenceUsage:      true,
 		RunE: func(command *cobra.Command, _ []string) error {
-			return serve(command.Context(), o, stderr, getenv, signals)
+			return serve(command.Context(), o, stderr, stdout, getenv, signals)
 		},
 	}
 	command.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	command.SetArgs(args)
 	command.SetOut(stdout)
 	command.SetErr(stderr)
+	command.AddCommand(checkConfigCommand(), newTokenCommand())
 	o.register(command.Flags())
 	if err := command.ExecuteContext(ctx); err != nil {
-		fmt.Fprintf(stderr, "probed: %v\n", err)
+		if !errors.Is(err, errReported) {
+			fmt.Fprintf(stderr, "probed: %v\n", err)
+		}
 		if _, ok := errors.AsType[usageError](err); ok {
 			return exitUsage
 		}

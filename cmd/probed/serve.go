@@ -2,57 +2,71 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
-	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	"probed/service"
+	"probed/service/exchange"
 	"probed/service/gateway"
+	"probed/service/guard"
 	"probed/service/metrics"
 	"probed/service/policy"
+	"probed/service/resolve"
 )
 
-// Bounds on what a client may make probed hold.
 const (
-	maxStreams       = 100      // calls at a time on one gRPC connection
-	maxHeader        = 16 << 10 // bytes of headers, gRPC and HTTP
-	handshakeTimeout = 10 * time.Second
 	// Windows of HTTP/2 are fixed. Left to grow, a few hundred streams that nobody reads hold gigabytes.
 	streamWindow     = 64 << 10
 	connectionWindow = 1 << 20
+	// aroundMessage is what a request takes beside its largest field.
+	aroundMessage = 64 << 10
+	// idleConnection is how long a connection on which nobody asks anything is kept.
+	idleConnection = 15 * time.Minute
 )
 
 // server is probed, put together.
 type server struct {
 	options   options
+	config    *config
+	limits    limits
 	log       *slog.Logger
+	counts    *metrics.Metrics
 	listeners *listeners
-	accepted  connections // of the gRPC listener
+	accepted  connections // of gRPC and REST
+	rules     atomic.Pointer[rules]
+	grpcTLS   listenerTLS
+	httpTLS   listenerTLS
+	audit     *guard.Audit // nil: no log is kept
 	service   *service.Service
 	grpc      *grpc.Server
-	rest      *grpc.Server // behind the gateway
 	health    *healthService
 	gateway   *gateway.Gateway
 	http      *http.Server
 	ops       *http.Server
 	ready     atomic.Bool // whether new calls are welcome
+	files     []string    // of the configuration, as it was read last; watch's alone
 }
 
 // serve runs probed until a signal, or the failure of a listener, ends it.
-func serve(ctx context.Context, o options, stderr io.Writer, getenv func(string) string, signals <-chan os.Signal) error {
+func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func(string) string, signals <-chan os.Signal) error {
 	log, err := o.logger(stderr)
 	if err != nil {
 		return err
@@ -60,6 +74,13 @@ func serve(ctx context.Context, o options, stderr io.Writer, getenv func(string)
 	if err := checkUnixPaths(o.unixPaths); err != nil {
 		return err
 	}
+	c := &config{}
+	if o.config != "" {
+		if c, err = readConfig(o.config); err != nil {
+			return err
+		}
+	}
+	o.fill(c)
 	// One that an earlier run has left would be taken for this one's.
 	if err := os.Remove(o.listenFile); o.listenFile != "" && err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("--listen-file: %w", err)
@@ -70,84 +91,161 @@ func serve(ctx context.Context, o options, stderr io.Writer, getenv func(string)
 		return err
 	}
 	defer listeners.close()
-	s, err := assemble(o, log, listeners, counts, getenv)
-	if err != nil {
+	o.fillDrain(c, listeners.reachable > 0)
+	s := newServer(o, c, log, listeners, counts)
+	if err := checkExposure(s.exposure(c)); err != nil {
 		return err
 	}
-	if listeners.reachable > 0 {
-		log.Warn("listening without authentication: whoever reaches this address can make connections from here", "listeners", listeners.reachable)
+	if c.audit != "" {
+		if s.audit, err = openAudit(c.audit, stdout, counts.AuditWritten); err != nil {
+			return err
+		}
+		defer func() {
+			if err := s.audit.Close(); err != nil {
+				log.Error("the end of the audit log", "error", err.Error())
+			}
+		}()
 	}
+	if err := s.assemble(getenv); err != nil {
+		return err
+	}
+	s.announceRisks()
 	return s.run(ctx, signals)
 }
 
+// newServer returns a server that is yet to be assembled.
+func newServer(o options, c *config, log *slog.Logger, l *listeners, counts *metrics.Metrics) *server {
+	return &server{
+		options: o, config: c, files: c.files, limits: limitsOf(c.limits, l.reachable > 0),
+		log: log, counts: counts, listeners: l, health: newHealthService(),
+	}
+}
+
+// announceRisks says in the log what an operator has asked for and might not have meant.
+func (s *server) announceRisks() {
+	insecure := 0
+	if s.options.insecureNoAuth {
+		insecure = s.listeners.reachable
+	}
+	s.counts.Insecure(insecure)
+	if insecure > 0 {
+		s.log.Warn("listening without authentication: whoever reaches this address can make connections from here", "listeners", insecure)
+	}
+	for _, warning := range s.config.warnings {
+		s.log.Warn("configuration", "warning", warning.String())
+	}
+}
+
 // assemble wires the rooms together. Nothing is served yet.
-func assemble(o options, log *slog.Logger, listeners *listeners, counts *metrics.Metrics, getenv func(string) string) (*server, error) {
+func (s *server) assemble(getenv func(string) string) error {
 	hostname, err := os.Hostname()
 	if err != nil {
-		return nil, fmt.Errorf("the name of this host: %w", err)
+		return fmt.Errorf("the name of this host: %w", err)
 	}
 	vantage := service.Vantage{
 		Hostname: hostname, Version: programVersion(),
 		Pod: getenv("PROBED_POD"), Namespace: getenv("PROBED_NAMESPACE"), Node: getenv("PROBED_NODE"),
 	}
-	rules := &policy.Policy{Loopback: listeners.reachable == 0, Listeners: listeners.own(), UnixPaths: o.unixPaths}
-	counts.Insecure(listeners.reachable)
-
-	s := &server{options: o, log: log, listeners: listeners, accepted: connections{Listener: listeners.grpc}, health: newHealthService()}
-	s.service = service.New(service.Config{
-		Policy:        service.DialPolicy(rules, counts.Decided),
-		Vantage:       vantage,
-		Hooks:         counts.LookupHooks(),
-		ExchangeHooks: counts.ExchangeHooks(),
-	})
-	chain, err := service.Chain(service.ChainConfig{Logger: log, Metrics: counts.Interceptors(), Vantage: vantage})
+	apply, err := s.prepare(s.config)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	chain = append(chain,
-		grpc.InitialWindowSize(streamWindow),
-		grpc.InitialConnWindowSize(connectionWindow),
-		grpc.WaitForHandlers(true),
-	)
-	s.grpc = grpc.NewServer(slices.Concat(chain, []grpc.ServerOption{
-		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.MaxHeaderListSize(maxHeader),
-		grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
-	})...)
-	// All callers of REST share one connection, so what bounds one client's connection must not bound it.
-	s.rest = grpc.NewServer(chain...)
+	apply()
+	s.accepted.most, s.accepted.mostPerAddress = s.limits.Connections, s.limits.ConnectionsPerAddress
+	s.accepted.refused = s.counts.ConnectionRefused
+	s.service = service.New(service.Config{
+		Policy: func() *policy.Policy { return s.rules.Load().policy },
+		Limiter: guard.NewLimiter(guard.Limits{
+			Sessions: s.limits.Sessions, SessionsPerCaller: s.limits.SessionsPerCaller,
+			DialsPerSecond: s.limits.DialsPerSecond, TargetsPerMinute: s.limits.TargetsPerMinute,
+		}),
+		Audit:   s.audit,
+		Resolve: resolve.Config{Timeout: s.limits.DNSTimeout},
+		Exchange: exchange.Limits{
+			Timeout: s.limits.ExchangeTimeout, MaxTimeout: s.limits.ExchangeTimeoutMax, Idle: s.limits.ConversationIdle,
+			BytesSent: s.limits.SessionBytes, BytesReceived: s.limits.SessionBytes,
+		},
+		ConnectTimeout: s.limits.DialTimeout,
+		Vantage:        vantage,
+		Hooks:          s.counts.ServiceHooks(),
+		ExchangeHooks:  s.counts.ExchangeHooks(),
+	})
+	chain, err := service.Chain(service.ChainConfig{
+		Logger: s.log, Metrics: s.counts.Interceptors(), Vantage: vantage,
+		Authenticator: func() *guard.Authenticator { return s.rules.Load().authenticator },
+		Policy:        func() *policy.Policy { return s.rules.Load().policy },
+	})
+	if err != nil {
+		return err
+	}
+	s.grpc = grpc.NewServer(chain.ServerOptions(s.grpcOptions()...)...)
 	s.service.Register(s.grpc)
-	s.service.Register(s.rest)
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
-	if listeners.grpc != nil && addrPort(listeners.grpc).Addr().IsLoopback() {
+	if s.listeners.grpc != nil && addrPort(s.listeners.grpc).Addr().IsLoopback() {
 		reflection.Register(s.grpc)
 	}
-	counts.Initialize(s.grpc)
+	s.counts.Initialize(s.grpc)
 
-	local, err := service.Local(s.rest,
-		grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(connectionWindow))
+	s.gateway, err = gateway.New(gateway.Config{
+		Conn:            service.Local(chain, s.service.Register),
+		AllowedHosts:    s.options.allowedHosts,
+		Caller:          callerOf,
+		MaxBody:         2 * int64(s.limits.MessageBytes), // as base64, and room around it
+		ExchangeTimeout: s.limits.ExchangeTimeout,
+	})
 	if err != nil {
-		return nil, err
-	}
-	s.gateway, err = gateway.New(gateway.Config{Conn: local, AllowedHosts: o.allowedHosts})
-	if err != nil {
-		return nil, errors.Join(err, local.Close())
+		return err
 	}
 	s.http = s.httpServer(s.gateway)
-	s.ops = s.httpServer(opsHandler(counts.Handler(), &s.ready))
-	return s, nil
+	s.ops = s.httpServer(opsHandler(s.counts.Handler(), &s.ready))
+	return nil
+}
+
+// grpcOptions are all there are that bound what one connection, or one call, can make probed hold.
+func (s *server) grpcOptions() []grpc.ServerOption {
+	options := []grpc.ServerOption{
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connectionWindow),
+		grpc.MaxRecvMsgSize(s.limits.MessageBytes + aroundMessage),
+		grpc.MaxConcurrentStreams(s.limits.StreamsPerConnection),
+		grpc.MaxHeaderListSize(uint32(s.limits.HeaderBytes)), //nolint:gosec // the schema holds it to 1 MiB
+		grpc.ConnectionTimeout(s.limits.HandshakeTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionIdle: idleConnection}),
+		grpc.SharedWriteBuffer(true), // an idle connection holds none
+		grpc.WaitForHandlers(true),   // so that nothing of a call is left when Stop returns
+	}
+	if s.config.grpc.tls != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(s.grpcTLS.config())))
+	}
+	return options
+}
+
+// callerOf is the context of the calls that are made for a REST request: what there is to show who sent it goes along
+// in the process, and nothing else of the request.
+func callerOf(r *http.Request) context.Context {
+	remote, _ := netip.ParseAddrPort(r.RemoteAddr) // of a TCP connection, it always reads
+	return guard.WithCredentials(r.Context(), guard.Credentials{
+		TLS: r.TLS, Authorization: strings.Join(r.Header.Values("Authorization"), ", "), Remote: remote.Addr().Unmap(),
+	})
 }
 
 func (s *server) httpServer(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           handler,
-		ReadHeaderTimeout: handshakeTimeout,
+		ReadHeaderTimeout: s.limits.HandshakeTimeout, // the TLS handshake has as long
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    maxHeader,
+		MaxHeaderBytes:    s.limits.HeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		// HTTP/2 would bring windows of its own to bound, for nothing that REST needs.
+		Protocols: http1(),
 	}
+}
+
+func http1() *http.Protocols {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	return &protocols
 }
 
 // run serves until a signal comes or a listener fails, and then ends everything. Each goroutine it starts has ended
@@ -156,19 +254,20 @@ func (s *server) run(ctx context.Context, signals <-chan os.Signal) error {
 	// When one listener fails, the context of the group ends, and with it the others.
 	group, ctx := errgroup.WithContext(ctx)
 	if s.listeners.grpc != nil {
-		group.Go(func() error { return ignoreClosed(s.grpc.Serve(&s.accepted)) })
+		group.Go(func() error { return ignoreClosed(s.grpc.Serve(s.accepted.of(s.listeners.grpc))) })
 	}
 	if s.listeners.http != nil {
-		group.Go(func() error { return ignoreClosed(s.http.Serve(s.listeners.http)) })
+		listener := s.accepted.of(s.listeners.http)
+		if s.config.http.tls != nil {
+			listener = tls.NewListener(listener, s.httpTLS.config())
+		}
+		group.Go(func() error { return ignoreClosed(s.http.Serve(listener)) })
 	}
 	if s.listeners.ops != nil {
 		group.Go(func() error { return ignoreClosed(s.ops.Serve(s.listeners.ops)) })
 	}
 	group.Go(func() error {
-		select {
-		case <-signals:
-		case <-ctx.Done():
-		}
+		s.watch(ctx, signals)
 		return s.end(signals)
 	})
 	s.ready.Store(true)
@@ -196,4 +295,18 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
+}
+
+// exposure is how far c, with the flags, lets others reach this probed.
+func (s *server) exposure(c *config) exposure {
+	e := exposure{
+		config: c, allowedHosts: s.options.allowedHosts,
+		insecureNoAuth: s.options.insecureNoAuth, insecurePlaintext: s.options.insecurePlaintext,
+	}
+	for listener, where := range map[net.Listener]*string{s.listeners.grpc: &e.grpc, s.listeners.http: &e.http} {
+		if listener != nil && isReachable(addrPort(listener).Addr()) {
+			*where = listener.Addr().String()
+		}
+	}
+	return e
 }

@@ -9,9 +9,8 @@ import (
 	"os/exec"
 	"testing"
 
-	"google.golang.org/grpc"
-
 	"probed/service"
+	"probed/service/policy"
 )
 
 // CPython's own tests of the socket module's lookups hold when REST answers them in place of the C library, on the files
@@ -24,12 +23,8 @@ func TestCPythonSocketTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(append(chain, grpc.WaitForHandlers(true))...)
-	service.New(service.Config{}).Register(server)
-	local, err := service.Local(server)
-	if err != nil {
-		t.Fatal(err)
-	}
+	open := func() *policy.Policy { return &policy.Policy{Loopback: true, Open: true} }
+	local := service.Local(chain, service.New(service.Config{Policy: open}).Register)
 	rest, err := New(Config{Conn: local})
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +33,6 @@ func TestCPythonSocketTests(t *testing.T) {
 	t.Cleanup(func() {
 		web.Close()
 		_ = rest.Close()
-		server.Stop()
 	})
 	_, port, err := net.SplitHostPort(web.Listener.Addr().String())
 	if err != nil {

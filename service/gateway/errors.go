@@ -1,8 +1,12 @@
 package gateway
 
 import (
+	"errors"
+	"fmt"
+	"math"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -63,9 +67,9 @@ func fieldIn(message string) string {
 
 // writeError writes what a call came back with, or what the generated handlers found wrong with the request.
 func writeError(w http.ResponseWriter, err error) {
-	// Of an error that a generated handler found in the body, the text alone is left.
-	if strings.Contains(err.Error(), "http: request body too large") {
-		writeStatus(w, http.StatusRequestEntityTooLarge, requestError(codes.ResourceExhausted, "the body is too large: the most is 2 MiB"))
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		writeStatus(w, http.StatusRequestEntityTooLarge, requestError(codes.ResourceExhausted,
+			fmt.Sprintf("the body is too large: the most is %d bytes", tooLarge.Limit)))
 		return
 	}
 	s := statusOf(err)
@@ -101,6 +105,15 @@ var parseFunction = regexp.MustCompile(`strconv\.\w+: `)
 
 func writeStatus(w http.ResponseWriter, httpStatus int, s *status.Status) {
 	w.Header().Set("Content-Type", "application/json")
+	if httpStatus == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110, section 11.6.1
+	}
+	for _, detail := range s.Details() {
+		if retry, ok := detail.(*errdetails.RetryInfo); ok {
+			seconds := math.Ceil(retry.GetRetryDelay().AsDuration().Seconds())
+			w.Header().Set("Retry-After", strconv.Itoa(int(seconds))) // RFC 9110, section 10.2.3
+		}
+	}
 	w.WriteHeader(httpStatus)
 	// A client that went away needs no error.
 	_, _ = w.Write(append(statusJSON(s), '\n'))

@@ -29,9 +29,6 @@ const (
 	trailerReason = "Probe-Reason"
 )
 
-// defaultTimeout is that of an exchange which sets none, as the contract says.
-const defaultTimeout = time.Minute
-
 // readerPatience is how long a client gets to read what is left when its exchange is over.
 const readerPatience = 10 * time.Second
 
@@ -54,7 +51,7 @@ func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request, _ map[string]
 		return
 	}
 	// A client that does not read would hold the exchange, and its place here, for ever.
-	limit := time.Now().Add(cmp.Or(request.GetTimeout().AsDuration(), defaultTimeout) + readerPatience)
+	limit := time.Now().Add(cmp.Or(request.GetTimeout().AsDuration(), g.config.ExchangeTimeout) + readerPatience)
 	if err := http.NewResponseController(w).SetWriteDeadline(limit); err != nil {
 		writeError(w, err)
 		return

@@ -344,7 +344,7 @@ func TestBrokenOff(t *testing.T) {
 			if _, err := reader.ReadString('\n'); err != nil {
 				t.Fatal(err)
 			}
-			w.grpc.Stop()
+			_ = w.gateway.Close()
 			rest, err := io.ReadAll(reader)
 			switch format {
 			case formatRaw:

@@ -10,6 +10,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -33,8 +34,9 @@ import (
 	probev1 "probed/gen/probe/v1"
 )
 
-// maxBody is the most bytes of a request's body: a message of 1 MiB as base64, and room around it.
-const maxBody = 2 << 20
+// DefaultMaxBody is the most bytes of a request's body where nothing else is configured: a message of 1 MiB as base64,
+// and room around it.
+const DefaultMaxBody = 2 << 20
 
 // bodyTimeout is how long a request's body may take to come.
 const bodyTimeout = 30 * time.Second
@@ -52,11 +54,18 @@ type Config struct {
 	// AllowedHosts are the names that requests may come in under, besides localhost and any IP address: a page of
 	// another origin that has its own name point here (DNS rebinding) comes in under that name.
 	AllowedHosts []string
+	// Caller returns the context of the calls that are made for a request, which says who is calling; nil: the context
+	// of the request. No header of a request reaches a call in another way.
+	Caller func(*http.Request) context.Context
+	// MaxBody is the most bytes of a request's body; 0: DefaultMaxBody.
+	MaxBody int64
+	// ExchangeTimeout is that of an exchange whose request sets none; 0: a minute, as the contract says.
+	ExchangeTimeout time.Duration
 }
 
 // Gateway serves REST.
 type Gateway struct {
-	conn         io.Closer
+	config       Config
 	client       probev1.ExchangeServiceClient
 	allowedHosts []string
 	handler      http.Handler
@@ -72,7 +81,12 @@ var (
 // New returns a Gateway.
 func New(config Config) (*Gateway, error) {
 	conn := bareConn{config.Conn}
-	g := &Gateway{conn: config.Conn, client: probev1.NewExchangeServiceClient(conn)}
+	config.MaxBody = cmp.Or(config.MaxBody, DefaultMaxBody)
+	config.ExchangeTimeout = cmp.Or(config.ExchangeTimeout, time.Minute)
+	if config.Caller == nil {
+		config.Caller = (*http.Request).Context
+	}
+	g := &Gateway{config: config, client: probev1.NewExchangeServiceClient(conn)}
 	for _, name := range config.AllowedHosts {
 		g.allowedHosts = append(g.allowedHosts, canonicalHost(name))
 	}
@@ -107,6 +121,9 @@ func New(config Config) (*Gateway, error) {
 		func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return probev1.RegisterExchangeServiceHandlerClient(ctx, mux, probev1.NewExchangeServiceClient(conn))
 		},
+		func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return probev1.RegisterPolicyServiceHandlerClient(ctx, mux, probev1.NewPolicyServiceClient(conn))
+		},
 		// Of two handlers for a path the mux takes the one that came last.
 		func(_ context.Context, mux *runtime.ServeMux, _ grpc.ClientConnInterface) error {
 			return mux.HandlePath(http.MethodPost, "/v1/exchange", g.exchange)
@@ -123,12 +140,12 @@ func New(config Config) (*Gateway, error) {
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		writeStatus(w, http.StatusForbidden, requestError(codes.PermissionDenied, "a page of another origin may not make this request"))
 	}))
-	g.handler = sameOrigin.Handler(bareRequests(mux))
+	g.handler = sameOrigin.Handler(g.bareRequests(mux))
 	return g, nil
 }
 
 // Close lets go of the connection; calls under way fail.
-func (g *Gateway) Close() error { return g.conn.Close() }
+func (g *Gateway) Close() error { return g.config.Conn.Close() }
 
 // ServeHTTP answers one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -142,14 +159,14 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // bareRequests passes requests on without the headers by which the mux would let callers set deadlines and identities
-// (Grpc-Timeout, Authorization, X-Forwarded-For), and with the whole of the body. HEAD becomes GET: what writes the answer
+// (Grpc-Timeout, Authorization, X-Forwarded-For), with a context that says who is calling, and with the whole of the body. HEAD becomes GET: what writes the answer
 // leaves the body out.
-func bareRequests(next http.Handler) http.Handler {
+func (g *Gateway) bareRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		bare := r.WithContext(r.Context()) // a copy
+		bare := r.WithContext(g.config.Caller(r)) // a copy
 		bare.Header = http.Header{"Accept": r.Header.Values("Accept")}
 		if r.ContentLength != 0 {
-			body, err := readWhole(w, r)
+			body, err := readWhole(w, r, g.config.MaxBody)
 			if err != nil {
 				writeError(w, err)
 				return
@@ -164,7 +181,7 @@ func bareRequests(next http.Handler) http.Handler {
 }
 
 // readWhole reads the body of a request, bounded in size and time: one that never comes would hold its connection.
-func readWhole(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func readWhole(w http.ResponseWriter, r *http.Request, maxBody int64) ([]byte, error) {
 	control := http.NewResponseController(w)
 	if err := control.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
 		return nil, err

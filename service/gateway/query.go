@@ -30,6 +30,7 @@ func queryParameters() (routes, error) {
 		probev1.File_probe_v1_names_service_proto,
 		probev1.File_probe_v1_resolver_service_proto,
 		probev1.File_probe_v1_exchange_service_proto,
+		probev1.File_probe_v1_policy_service_proto,
 	} {
 		services := file.Services()
 		for i := range services.Len() {

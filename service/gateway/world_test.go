@@ -39,11 +39,11 @@ func TestMain(m *testing.M) {
 type world struct {
 	address string // of the HTTP server
 	client  *http.Client
-	grpc    *grpc.Server
 	gateway *Gateway
 
 	mu       sync.Mutex
 	requests []proto.Message // as the service saw them
+	count    int // calls that came through to the service
 	metadata []metadata.MD
 }
 
@@ -66,7 +66,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{}
 	var config service.Config
-	config.Policy = service.DialPolicy(&policy.Policy{Loopback: true}, nil)
+	config.Policy = func() *policy.Policy { return &policy.Policy{Loopback: true, Open: true} }
 	config.Names.ServicesFile = write("services", servicesFile)
 	config.Names.ProtocolsFile = write("protocols", protocolsFile)
 	config.Resolve.Hosts = write("hosts", hostsFile)
@@ -90,12 +90,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.grpc = grpc.NewServer(append(chain, grpc.WaitForHandlers(true))...)
-	service.New(config).Register(w.grpc)
-	local, err := service.Local(w.grpc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	local := service.Local(chain, service.New(config).Register)
 	w.gateway, err = New(Config{Conn: local, AllowedHosts: []string{"Probe.Example."}})
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +113,6 @@ func newWorld(t *testing.T) *world {
 		transport.CloseIdleConnections()
 		_ = httpServer.Close()
 		_ = w.gateway.Close()
-		w.grpc.Stop()
 		serving.Wait()
 	})
 	return w
@@ -161,6 +155,7 @@ func nameServer(t *testing.T) string {
 func (w *world) saw(ctx context.Context, request any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.count++
 	if message, ok := request.(proto.Message); ok {
 		w.requests = append(w.requests, proto.Clone(message))
 	}
@@ -183,7 +178,7 @@ func (w *world) sawStream(server any, stream grpc.ServerStream, _ *grpc.StreamSe
 func (w *world) calls() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.metadata)
+	return w.count
 }
 
 // lastRequest is the last unary request that came through to the service.

@@ -95,6 +95,7 @@ type Audit struct {
 	mu      sync.Mutex
 	stream  io.WriteCloser // nil when closed
 	queue   []*auditLine
+	tries   int          // to write, so far
 	busy    time.Time    // since when the writer waits for the stream; zero: it does not
 	reopens []chan error // who waits for Reopen
 	closed  bool
@@ -109,6 +110,7 @@ type auditLine struct {
 type beginning struct {
 	session   *Session
 	written   chan error // gets one value
+	tries     int        // to write, when it was queued
 	abandoned *Result    // under mu: nobody waits for it any more, and with this it has ended
 }
 
@@ -254,6 +256,7 @@ func (a *Audit) add(line *auditLine) error {
 	case !a.busy.IsZero() && time.Since(a.busy) > a.config.patience:
 		return errAuditStuck // another one has waited for long enough
 	}
+	line.begin.tries = a.tries
 	a.queue = append(a.queue, line)
 	a.poke()
 	return nil
@@ -359,9 +362,10 @@ func (a *Audit) closeStream() {
 // write writes some of what is queued; false: nothing is, or it could not be written.
 func (a *Audit) write() bool {
 	a.mu.Lock()
-	pending := len(a.queue) > 0
+	batch := a.batch()
+	a.tries++
 	a.mu.Unlock()
-	if !pending {
+	if len(batch) == 0 {
 		return false
 	}
 	if a.failed {
@@ -370,10 +374,15 @@ func (a *Audit) write() bool {
 		_ = a.openAnew()
 	}
 	a.mu.Lock()
-	batch := a.batch()
+	batch = slices.DeleteFunc(batch, func(l *auditLine) bool { return l.begin != nil && l.begin.abandoned != nil })
 	stream := a.stream
-	a.busy = time.Now()
+	if len(batch) > 0 {
+		a.busy = time.Now()
+	}
 	a.mu.Unlock()
+	if len(batch) == 0 { // all were given up meanwhile
+		return true
+	}
 	var text []byte
 	if a.torn {
 		text = append(text, '\n')
@@ -438,9 +447,9 @@ func (a *Audit) settle(batch []*auditLine, n int, err error) {
 	if err == nil {
 		return
 	}
-	// Whoever stands behind would wait for the same.
+	// Whoever stood behind would wait for the same. Who came later is tried.
 	for _, line := range a.queue {
-		if line.begin == nil {
+		if line.begin == nil || line.begin.tries == a.tries {
 			again = append(again, line)
 		} else {
 			line.begin.written <- err

@@ -91,6 +91,14 @@ func credentialsOf(ctx context.Context) Credentials {
 	return c
 }
 
+// RemoteFrom returns the address that the request comes from, as text; empty when it has none.
+func RemoteFrom(ctx context.Context) string {
+	if remote := credentialsOf(ctx).Remote; remote.IsValid() {
+		return remote.String()
+	}
+	return ""
+}
+
 // identity is what Identify found: a caller, or why there is none.
 type identity struct {
 	caller Caller

@@ -10,6 +10,7 @@ package metrics
 import (
 	"net/http"
 	"runtime"
+	"strings"
 	"time"
 
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
@@ -40,7 +41,12 @@ type Metrics struct {
 	echoed         *prometheus.CounterVec
 	echoStreams    *prometheus.CounterVec
 	echoActive     *prometheus.GaugeVec
+	limited        *prometheus.CounterVec
 	insecure       prometheus.Gauge
+	refused        prometheus.Counter
+	reloads        *prometheus.CounterVec
+	reloaded       prometheus.Gauge
+	auditWrites    *prometheus.CounterVec
 }
 
 // New returns Metrics for this version of the program.
@@ -70,11 +76,21 @@ func New(version string) *Metrics {
 		sessions:       counter("probed_sessions_total", "Exchanges that have ended, by the reason of their outcome.", "network", "reason"),
 		lookups:        counter("probed_lookups_total", "Lookups, by kind and how they ended.", "kind", "reason"),
 		lookupDuration: histogram("probed_lookup_duration_seconds", "How long a lookup took.", "kind"),
-		decisions:      counter("probed_policy_decisions_total", "Decisions of the policy about one address.", "decision"),
+		decisions:      counter("probed_policy_decisions_total", "Decisions of the policy, each about one address to connect to or one name or address to look up.", "decision"),
 		echoed:         counter("probed_echo_bytes_total", "Bytes that the echo listeners have sent back.", "network"),
 		echoStreams:    counter("probed_echo_connections_total", "Connections that the echo listeners have served or are serving.", "network"),
 		echoActive:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "probed_echo_connections_active", Help: "Connections that the echo listeners are serving."}, []string{"network"}),
 		insecure:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "probed_insecure_listeners", Help: "Listeners reachable from outside without authentication, because --insecure-no-auth said so."}),
+		limited:        counter("probed_limits_reached_total", "Calls and dials that were refused because a limit is reached, by its name.", "limit"),
+		refused:        prometheus.NewCounter(prometheus.CounterOpts{Name: "probed_connections_refused_total", Help: "Connections of callers that were closed at once, because there were too many."}),
+		reloads:        counter("probed_config_reloads_total", "Times the configuration was read again, by whether it was put in force (ok) or has faults (error).", "result"),
+		reloaded:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "probed_config_last_reload_successful", Help: "Whether the configuration in force is what its files say now."}),
+		auditWrites:    counter("probed_audit_writes_total", "Writes to the audit log, by whether they succeeded (ok) or not (error).", "result"),
+	}
+	m.reloaded.Set(1) // what it began with
+	for _, results := range []*prometheus.CounterVec{m.reloads, m.auditWrites} {
+		results.WithLabelValues(resultOK)
+		results.WithLabelValues(resultError)
 	}
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "probed_build_info", Help: "Always 1; the labels tell which build this is.",
@@ -83,7 +99,7 @@ func New(version string) *Metrics {
 
 	m.registry.MustRegister(
 		m.dials, m.dialDuration, m.bytes, m.active, m.sessions, m.lookups, m.lookupDuration, m.decisions,
-		m.echoed, m.echoStreams, m.echoActive, m.insecure, info, m.rpcs,
+		m.echoed, m.echoStreams, m.echoActive, m.insecure, m.limited, m.refused, m.reloads, m.reloaded, m.auditWrites, info, m.rpcs,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -106,13 +122,50 @@ func (m *Metrics) Interceptors() service.Interceptors {
 // first call on. Call it when all services are registered.
 func (m *Metrics) Initialize(server *grpc.Server) { m.rpcs.InitializeMetrics(server) }
 
-// LookupHooks counts lookups.
-func (m *Metrics) LookupHooks() service.Hooks {
-	return service.Hooks{Lookup: func(kind, reason string, duration time.Duration) {
-		m.lookups.WithLabelValues(kind, reason).Inc()
-		m.lookupDuration.WithLabelValues(kind).Observe(duration.Seconds())
-	}}
+// ServiceHooks counts lookups, the decisions of the policy, and limits that were reached.
+func (m *Metrics) ServiceHooks() service.Hooks {
+	return service.Hooks{
+		Lookup: func(kind, reason string, duration time.Duration) {
+			m.lookups.WithLabelValues(kind, reason).Inc()
+			m.lookupDuration.WithLabelValues(kind).Observe(duration.Seconds())
+		},
+		Decided: func(decision policy.Decision) {
+			rule := decision.Rule
+			if strings.Contains(rule, "/") { // ROLE/RULE: how many there are is the operator's to say
+				rule = "allow-role"
+			}
+			m.decisions.WithLabelValues(rule).Inc()
+		},
+		Limited: func(limit string) { m.limited.WithLabelValues(limit).Inc() },
+	}
 }
+
+const (
+	resultOK    = "ok"
+	resultError = "error"
+)
+
+func result(ok bool) string {
+	if ok {
+		return resultOK
+	}
+	return resultError
+}
+
+// Reloaded counts that the configuration was read again; ok: and put in force.
+func (m *Metrics) Reloaded(ok bool) {
+	m.reloads.WithLabelValues(result(ok)).Inc()
+	m.reloaded.Set(0)
+	if ok {
+		m.reloaded.Set(1)
+	}
+}
+
+// AuditWritten counts a write to the audit log.
+func (m *Metrics) AuditWritten(ok bool) { m.auditWrites.WithLabelValues(result(ok)).Inc() }
+
+// ConnectionRefused counts a connection that was closed because there were too many.
+func (m *Metrics) ConnectionRefused() { m.refused.Inc() }
 
 // ExchangeHooks counts exchanges, their attempts and their bytes.
 func (m *Metrics) ExchangeHooks() *exchange.Hooks {
@@ -137,11 +190,6 @@ func reasonLabel(reason exchange.Reason) string {
 		return "OK"
 	}
 	return reason.String()
-}
-
-// Decided counts a decision of the policy; see [service.DialPolicy].
-func (m *Metrics) Decided(decision policy.Decision) {
-	m.decisions.WithLabelValues(decision.Rule).Inc()
 }
 
 // EchoHooks counts what the echo listeners do.

@@ -48,8 +48,8 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{Metrics: New("v1.2.3")}
 	var config service.Config
-	config.Policy = service.DialPolicy(&policy.Policy{Loopback: true}, w.Decided)
-	config.Hooks, config.ExchangeHooks = w.LookupHooks(), w.ExchangeHooks()
+	config.Policy = func() *policy.Policy { return &policy.Policy{Loopback: true, Open: true} }
+	config.Hooks, config.ExchangeHooks = w.ServiceHooks(), w.ExchangeHooks()
 	config.Resolve.Hosts = hosts
 	config.Resolve.Nsswitch = filepath.Join(t.TempDir(), "nsswitch.conf")
 	if err := os.WriteFile(config.Resolve.Nsswitch, []byte("hosts: files\n"), 0o600); err != nil {
@@ -59,16 +59,12 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(append(chain, grpc.WaitForHandlers(true))...)
-	service.New(config).Register(server)
+	answers := service.New(config)
+	server := grpc.NewServer()
+	answers.Register(server)
 	w.Initialize(server)
-	if w.conn, err = service.Local(server); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = w.conn.Close()
-		server.Stop()
-	})
+	w.conn = service.Local(chain, answers.Register)
+	t.Cleanup(func() { _ = w.conn.Close() })
 	return w
 }
 
@@ -150,6 +146,12 @@ func TestSeries(t *testing.T) {
 	w.Insecure(2)
 
 	want := map[string]float64{
+		"probed_audit_writes_total{result=error}":                                  0,
+		"probed_audit_writes_total{result=ok}":                                     0,
+		"probed_config_last_reload_successful{}":                                   1,
+		"probed_config_reloads_total{result=error}":                                0,
+		"probed_config_reloads_total{result=ok}":                                   0,
+		"probed_connections_refused_total{}":                                       0,
 		"probed_build_info{goversion=" + runtime.Version() + ",version=v1.2.3}":    1,
 		"probed_dial_duration_seconds{network=tcp}":                                3,
 		"probed_dial_duration_seconds{network=udp4}":                               1,
@@ -168,7 +170,7 @@ func TestSeries(t *testing.T) {
 		"probed_lookups_total{kind=host,reason=ERROR_REASON_NAME_NOT_FOUND}":       1,
 		"probed_lookups_total{kind=service,reason=ERROR_REASON_SERVICE_NOT_FOUND}": 1,
 		"probed_lookups_total{kind=service,reason=OK}":                             2,
-		"probed_policy_decisions_total{decision=allow-all}":                        3,
+		"probed_policy_decisions_total{decision=allow-all}":                        5,
 		"probed_policy_decisions_total{decision=deny-metadata}":                    1,
 		"probed_policy_decisions_total{decision=deny-unix-path}":                   1,
 		"probed_session_bytes_total{direction=received,network=tcp}":               7,

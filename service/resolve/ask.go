@@ -145,6 +145,16 @@ func (a *ask) chosenServers() error {
 	return nil
 }
 
+// ServerName is the name in Query.Server, which is looked up before the server
+// can be asked; empty when it is an address, and when it cannot be read.
+func ServerName(server string) string {
+	host, _, err := splitServer(server, 0)
+	if err != nil || IsLiteral(host) {
+		return ""
+	}
+	return host
+}
+
 // splitServer reads "host", "host:port", "address" or "[address]:port".
 func splitServer(s string, port uint16) (string, uint16, error) {
 	s = strings.TrimPrefix(s, "@")

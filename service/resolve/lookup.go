@@ -150,6 +150,13 @@ func (h *hostLookup) run() (*HostResult, error) {
 	return nil, h.failure()
 }
 
+// IsLiteral says whether a host is an address, in any form that resolves without
+// a lookup (127.1 is one).
+func IsLiteral(host string) bool {
+	_, ok := parseLiteral(host)
+	return ok
+}
+
 // parseLiteral reads an address: IPv4 in every form, IPv6 with or without a
 // zone that exists.
 func parseLiteral(s string) (netip.Addr, bool) {

@@ -38,7 +38,9 @@ const (
 	// The target cannot be read: not `[scheme://]host:service`, a scheme nobody knows, a port over 65535, or a service
 	// name that no table has. INVALID_ARGUMENT, field `target`.
 	ErrorReason_ERROR_REASON_INVALID_TARGET ErrorReason = 2
-	// The policy of this probed admits none of the addresses of the target. PERMISSION_DENIED.
+	// The policy of this probed does not let the caller look up the name, or admits none of the addresses of the target.
+	// The metadata of the `google.rpc.ErrorInfo` has the rule that decided under `rule`, as `deny-default`.
+	// PERMISSION_DENIED.
 	ErrorReason_ERROR_REASON_POLICY_DENIED ErrorReason = 3
 	// No table has a service of this name. NOT_FOUND.
 	ErrorReason_ERROR_REASON_SERVICE_NOT_FOUND ErrorReason = 4
@@ -66,7 +68,9 @@ const (
 	ErrorReason_ERROR_REASON_HTTP_REQUEST ErrorReason = 15
 	// The service is draining, or a part it needs is not there right now. UNAVAILABLE.
 	ErrorReason_ERROR_REASON_UNAVAILABLE ErrorReason = 16
-	// A limit of this probed is reached: sessions, rate or size. RESOURCE_EXHAUSTED.
+	// A limit of this probed is reached: sessions, rate or size. The metadata of the `google.rpc.ErrorInfo` has the name
+	// of the limit under `limit`, and a `google.rpc.RetryInfo` tells when to try again, where that helps.
+	// RESOURCE_EXHAUSTED.
 	ErrorReason_ERROR_REASON_LIMIT_REACHED ErrorReason = 17
 	// The caller cancelled, or the call's deadline passed before there was an answer. CANCELLED or DEADLINE_EXCEEDED.
 	ErrorReason_ERROR_REASON_CANCELLED ErrorReason = 18
@@ -76,6 +80,11 @@ const (
 	ErrorReason_ERROR_REASON_DNS_SERVER_UNKNOWN ErrorReason = 20
 	// Nothing on this host is set up to answer: its nsswitch.conf names no source that probed speaks. UNAVAILABLE.
 	ErrorReason_ERROR_REASON_RESOLVER_NOT_CONFIGURED ErrorReason = 21
+	// The caller did not say who they are, or not so that this probed believes it: no credentials, unknown ones, or such
+	// that have expired or are meant for somebody else. UNAUTHENTICATED.
+	ErrorReason_ERROR_REASON_UNAUTHENTICATED ErrorReason = 22
+	// The caller is known and may not make this call, whatever is in it. PERMISSION_DENIED.
+	ErrorReason_ERROR_REASON_CALL_DENIED ErrorReason = 23
 )
 
 // Enum value maps for ErrorReason.
@@ -102,6 +111,8 @@ var (
 		19: "ERROR_REASON_DNS_HANDSHAKE",
 		20: "ERROR_REASON_DNS_SERVER_UNKNOWN",
 		21: "ERROR_REASON_RESOLVER_NOT_CONFIGURED",
+		22: "ERROR_REASON_UNAUTHENTICATED",
+		23: "ERROR_REASON_CALL_DENIED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":             0,
@@ -125,6 +136,8 @@ var (
 		"ERROR_REASON_DNS_HANDSHAKE":           19,
 		"ERROR_REASON_DNS_SERVER_UNKNOWN":      20,
 		"ERROR_REASON_RESOLVER_NOT_CONFIGURED": 21,
+		"ERROR_REASON_UNAUTHENTICATED":         22,
+		"ERROR_REASON_CALL_DENIED":             23,
 	}
 )
 
@@ -159,7 +172,7 @@ var File_probe_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_probe_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bprobe/v1/error_reason.proto\x12\bprobe.v1*\xe6\x05\n" +
+	"\x1bprobe/v1/error_reason.proto\x12\bprobe.v1*\xa6\x06\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1f\n" +
@@ -182,7 +195,9 @@ const file_probe_v1_error_reason_proto_rawDesc = "" +
 	"\x16ERROR_REASON_CANCELLED\x10\x12\x12\x1e\n" +
 	"\x1aERROR_REASON_DNS_HANDSHAKE\x10\x13\x12#\n" +
 	"\x1fERROR_REASON_DNS_SERVER_UNKNOWN\x10\x14\x12(\n" +
-	"$ERROR_REASON_RESOLVER_NOT_CONFIGURED\x10\x15\"\x04\b\x06\x10\x06*\x1cERROR_REASON_NOT_IMPLEMENTEDB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
+	"$ERROR_REASON_RESOLVER_NOT_CONFIGURED\x10\x15\x12 \n" +
+	"\x1cERROR_REASON_UNAUTHENTICATED\x10\x16\x12\x1c\n" +
+	"\x18ERROR_REASON_CALL_DENIED\x10\x17\"\x04\b\x06\x10\x06*\x1cERROR_REASON_NOT_IMPLEMENTEDB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
 
 var (
 	file_probe_v1_error_reason_proto_rawDescOnce sync.Once

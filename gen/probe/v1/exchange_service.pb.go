@@ -192,8 +192,8 @@ type ExchangeRequest struct {
 	// Without steps: do not half-close after sending, for peers that take a half-close for a hang-up. With steps it is
 	// INVALID_ARGUMENT.
 	HoldOpen bool `protobuf:"varint,4,opt,name=hold_open,json=holdOpen,proto3" json:"hold_open,omitempty"`
-	// What to do, in this order. When the last step is done, the connection is closed. A request is at most 4 MiB in
-	// all, by REST 2 MiB of JSON.
+	// What to do, in this order. When the last step is done, the connection is closed. A request is at most 1 MiB and
+	// 64 KiB in all, by REST 2 MiB of JSON, where the operator has not set another bound.
 	Steps []*Step `protobuf:"bytes,5,rep,name=steps,proto3" json:"steps,omitempty"`
 	// The most bytes of one chunk, 1 to 1 MiB; unset: it grows with the flow, from 4 KiB to 256 KiB. For datagrams unset
 	// means 64 KiB, so that none is truncated.

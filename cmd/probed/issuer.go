@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"probed/service/dial"
+	"probed/service/guard"
+	"probed/service/resolve"
+)
+
+// issuerTimeout is how long an issuer may take to answer, connection and all.
+const issuerTimeout = 10 * time.Second
+
+// authenticator is made of what the configuration says about callers.
+func (s *server) authenticator(c *config) (*guard.Authenticator, error) {
+	config := guard.Config{Certificates: c.certificates, Tokens: c.tokens, Anonymous: !c.asks() || s.options.insecureNoAuth}
+	for _, one := range c.issuers {
+		client, err := issuerClient(one)
+		if err != nil {
+			return nil, err
+		}
+		config.Issuers = append(config.Issuers, guard.Issuer{
+			Name: one.Name, URL: one.URL, Audience: one.Audience, Algorithms: one.Algorithms, Client: client,
+		})
+	}
+	return guard.NewAuthenticator(config)
+}
+
+// issuerClient asks an issuer for its keys. It has a dialer of its own, which asks no policy: where an issuer is, the
+// operator says, and no caller has a part in it.
+func issuerClient(issuer issuerConfig) (*http.Client, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if issuer.caFile != "" {
+		pool, err := readPool(issuer.caFile)
+		if err != nil {
+			return nil, err
+		}
+		config.RootCAs = pool
+	}
+	resolver := resolve.New(resolve.Config{})
+	dialer := dial.Dialer{Policy: func(context.Context, dial.Destination) error { return nil }}
+	transport := &http.Transport{
+		TLSClientConfig:   config,
+		DisableKeepAlives: true, // keys are asked for a few times a day
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return dialName(ctx, resolver, &dialer, network, address)
+		},
+	}
+	return &http.Client{
+		Transport:     &issuerTransport{transport, issuer.bearerTokenFile},
+		Timeout:       issuerTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("an issuer does not redirect") },
+	}, nil
+}
+
+// dialName connects to the first address of a name that answers.
+func dialName(ctx context.Context, resolver *resolve.Resolver, dialer *dial.Dialer, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("port %q: %w", port, err)
+	}
+	found, err := resolver.Addresses(ctx, host, resolve.AF_UNSPEC)
+	if err != nil {
+		return nil, err
+	}
+	var failures []error
+	for _, ip := range found.Addresses {
+		conn, err := dialer.Dial(ctx, dial.Request{Network: network, Address: netip.AddrPortFrom(ip, uint16(number)), Host: host})
+		if err == nil {
+			return conn, nil
+		}
+		failures = append(failures, err)
+	}
+	return nil, errors.Join(failures...)
+}
+
+// issuerTransport shows an issuer who asks, if it wants to know, as the API server of a cluster does.
+type issuerTransport struct {
+	http.RoundTripper
+	tokenFile string // read anew for each request, since it changes; empty: nobody says who asks
+}
+
+// RoundTrip sends a request.
+func (t *issuerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if t.tokenFile != "" {
+		token, err := readRegular(t.tokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", t.tokenFile, err)
+		}
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	}
+	return t.RoundTripper.RoundTrip(r)
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"reflect"
+	"syscall"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"probed/service/guard"
+	"probed/service/policy"
+)
+
+// watchInterval is how often the files of the configuration are looked at. They are read and not watched: a volume that
+// Kubernetes mounts changes by links that move, and what counts is what a file says.
+const watchInterval = 5 * time.Second
+
+// rules are who callers are and what they may do: what a reload exchanges, all of it at once.
+type rules struct {
+	policy        *policy.Policy
+	authenticator *guard.Authenticator
+}
+
+// prepare makes of a configuration what is to be in force, and returns what puts it there. Nothing has changed when it
+// fails.
+func (s *server) prepare(c *config) (apply func(), err error) {
+	next := &rules{policy: &policy.Policy{
+		Loopback: s.listeners.reachable == 0, Listeners: s.listeners.own(), UnixPaths: s.options.unixPaths, Open: c.policy == nil,
+	}}
+	if c.policy != nil {
+		next.policy.Lift, next.policy.Roles = c.policy.lift, c.policy.roles
+	}
+	if next.authenticator, err = s.authenticator(c); err != nil {
+		return nil, err
+	}
+	steps := []func(){func() { s.rules.Store(next) }}
+	for _, one := range []struct {
+		listener *listenerTLS
+		files    *tlsFiles
+		protocol string
+	}{{&s.grpcTLS, c.grpc.tls, "h2"}, {&s.httpTLS, c.http.tls, "http/1.1"}} {
+		if one.files == nil {
+			continue
+		}
+		step, err := one.listener.load(one.files, one.protocol)
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, step)
+	}
+	return func() {
+		for _, step := range steps {
+			step()
+		}
+	}, nil
+}
+
+// reload puts in force what the configuration says now. A configuration that is wrong, or with which probed would not have
+// started, changes nothing; the log and the metrics say so.
+func (s *server) reload() {
+	c, err := readConfig(s.options.config)
+	if err == nil {
+		err = checkExposure(s.exposure(c))
+	}
+	var apply func()
+	if err == nil {
+		apply, err = s.prepare(c)
+	}
+	s.counts.Reloaded(err == nil)
+	if err != nil {
+		s.log.Error("the configuration is as it was: the file has faults", "file", s.options.config, "error", err.Error())
+		return
+	}
+	apply()
+	s.files = c.files
+	for _, what := range s.config.changed(c) {
+		s.log.Warn("a change of the configuration waits for a restart", "file", s.options.config, "section", what)
+	}
+	for _, warning := range c.warnings {
+		s.log.Warn("configuration", "warning", warning.String())
+	}
+	s.log.Info("the configuration is in force", "file", s.options.config)
+}
+
+// changed are the sections that differ and that a reload does not put in force.
+func (c *config) changed(next *config) (sections []string) {
+	for _, section := range []struct {
+		name string
+		same bool
+	}{
+		{"listeners", reflect.DeepEqual([]any{c.grpc, c.http, c.ops, c.echo, c.allowedHosts}, []any{next.grpc, next.http, next.ops, next.echo, next.allowedHosts})},
+		{"limits", proto.Equal(c.limits, next.limits)},
+		{"drain", proto.Equal(c.drain, next.drain)},
+		{"audit", c.audit == next.audit},
+	} {
+		if !section.same {
+			sections = append(sections, section.name)
+		}
+	}
+	return sections
+}
+
+// watch puts in force what changes, until a signal to end comes or ctx ends: when one of the files of the configuration
+// says something else, and at a SIGHUP, which also makes the audit log begin anew, for who has moved its file away.
+func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	seen := fingerprint(s.files)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case signal := <-signals:
+			if signal != syscall.SIGHUP {
+				return
+			}
+			if s.audit != nil {
+				if err := s.audit.Reopen(); err != nil {
+					s.log.Error("the audit log", "error", err.Error())
+				}
+			}
+		case <-ticker.C:
+			if fingerprint(s.files) == seen {
+				continue
+			}
+		}
+		if s.options.config != "" {
+			// What the files say is noted before they are read: what changes meanwhile is seen the next time.
+			seen = fingerprint(s.files)
+			s.reload()
+		}
+	}
+}
+
+// fingerprint is of what files say; that one is missing is a thing to say.
+func fingerprint(files []string) [sha256.Size]byte {
+	all := sha256.New()
+	for _, file := range files {
+		data, err := readRegular(file)
+		sum := sha256.Sum256(data)
+		fmt.Fprintf(all, "%q %x %v\n", file, sum, err)
+	}
+	return [sha256.Size]byte(all.Sum(nil))
+}
