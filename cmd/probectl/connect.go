@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -127,6 +128,9 @@ func (t *tool) connect(ctx context.Context, connections []*connection) error {
 		if t.format == formatTable {
 			connectTable(t.stdout, connections, time.Now())
 		}
+		for _, advice := range told.advice {
+			t.advise(advice)
+		}
 		switch {
 		case ctx.Err() != nil && int(answered.Load()) < len(connections):
 			return &exitError{code: exitInterrupted, text: fmt.Sprintf("interrupted: %d of %d targets answered by then", answered.Load(), len(connections))}
@@ -145,6 +149,7 @@ type connectReport struct {
 	tool    *tool
 	server  *server
 	vantage bool // whether it has been told where the answers come from
+	advice  []string
 	code    int
 }
 
@@ -161,9 +166,15 @@ func (r *connectReport) add(c *connection) error {
 	if err == nil && !c.response.GetOutcome().GetOk() {
 		err = errNo
 	}
-	code, text, _ := explain(err)
+	code, text, advice := explain(err)
 	if text != "" && !c.missing() {
 		t.stderr.line("probectl: %s: %s", c.target, text)
+		if isInternal(err) {
+			t.adviseInternal(requestIDOf(c.header))
+		}
+	}
+	if advice != "" && !slices.Contains(r.advice, advice) {
+		r.advice = append(r.advice, advice)
 	}
 	if code == exitUsage || code == exitFailed && r.code != exitUsage || r.code == exitYes {
 		r.code = code

@@ -30,7 +30,7 @@ func TestConnectIsInterrupted(t *testing.T) {
 		t.Errorf("exit code %d, want %d", code, exitInterrupted)
 	}
 	want := regexp.MustCompile(fmt.Sprintf(`^\{"target":"%s","outcome":\{"ok":true,.*\}\}\n`+
-		`\{"target":"%s","error":\{"code":1,"message":".*","details":\[\]\}\}\n`+
+		`\{"target":"%s","error":\{"code":1,"message":".*","details":\[\{.*"ERROR_REASON_CANCELLED".*\}\]\}\}\n`+
 		`\{"target":"%s",("outcome":\{"ok":true,|"error":\{"code":1,).*\}\}\n$`, echo, never, echo))
 	if !want.MatchString(stdout.text.String()) {
 		t.Errorf("stdout:\n%s", stdout.text.String())

@@ -2,9 +2,11 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -57,12 +59,12 @@ func explain(err error) (code int, text, advice string) {
 	case !ok:
 		return exitFailed, err.Error(), ""
 	case fromProbed(s):
-		return codeOf(s), s.Message(), hintOf(s)
+		return codeOf(s), s.Message(), adviceOn(s)
 	case s.Code() == codes.Unimplemented:
 		return exitFailed, "the server does not know this question: " + s.Message(),
 			"Is it a probed, and as new as this probectl?"
 	case s.Code() == codes.ResourceExhausted && strings.Contains(s.Message(), "larger than max"): // which gRPC finds, before the service
-		return exitUsage, "the request is too large: a server takes 4 MiB in all", ""
+		return exitUsage, "the request is too large: " + sizeLimit(s.Message()), ""
 	}
 	return exitFailed, "the connection to the server broke: " + connectionText(s.Message()), ""
 }
@@ -78,14 +80,60 @@ func codeOf(s *status.Status) int {
 	return exitFailed
 }
 
-// hintOf is what such a failure usually means, when the status says.
-func hintOf(s *status.Status) string {
+// adviceOn is what to do about such a failure, or what it usually means; empty when there is nothing to say.
+func adviceOn(s *status.Status) string {
+	switch s.Code() {
+	case codes.Unauthenticated:
+		return "Say who you are: a bearer token with --token-file or PROBECTL_TOKEN, a certificate with --server-cert and --server-key."
+	case codes.PermissionDenied:
+		return "What you may do and what not, and by which rules, is told by: probectl policy explain TARGET"
+	}
 	for _, detail := range s.Details() {
-		if failure, ok := detail.(*probev1.ResolutionFailure); ok && failure.GetHint() != "" {
-			return "hint: " + failure.GetHint()
+		switch detail := detail.(type) {
+		case *probev1.ResolutionFailure:
+			if detail.GetHint() != "" {
+				return "hint: " + detail.GetHint()
+			}
+		case *errdetails.RetryInfo:
+			const again = "try again in "
+			if after := detail.GetRetryDelay().AsDuration(); after > 0 && !strings.Contains(s.Message(), again) {
+				return again + max(after.Round(100*time.Millisecond), 100*time.Millisecond).String()
+			}
 		}
 	}
 	return ""
+}
+
+// advise tells what to do next, if there is anything.
+func (t *tool) advise(advice string) {
+	for line := range strings.Lines(advice) { // each of which is one for the printer
+		t.stderr.line("%s", strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// isInternal tells whether probed failed and does not say why.
+func isInternal(err error) bool {
+	s, ok := status.FromError(err)
+	return err != nil && ok && s.Code() == codes.Internal && fromProbed(s)
+}
+
+// adviseInternal tells where the cause of a failure is, which no caller is told.
+func (t *tool) adviseInternal(requestID string) {
+	switch {
+	case t.server == "" && !t.verbose:
+		t.stderr.line("With --verbose the cause is told.")
+	case requestID != "":
+		t.stderr.line("request id: %s", requestID)
+	}
+}
+
+// sizeLimit is how large a message may be, out of the words of gRPC: "… larger than max (N vs. LIMIT)".
+func sizeLimit(message string) string {
+	_, limit, _ := strings.Cut(message, " vs. ")
+	if n, err := strconv.ParseUint(strings.TrimSuffix(limit, ")"), 10, 64); err == nil {
+		return fmt.Sprintf("this server takes %d bytes in one message", n)
+	}
+	return "it has more than this server takes in one message"
 }
 
 // fromProbed tells whether a status was made by the service, rather than by gRPC on the way to it.

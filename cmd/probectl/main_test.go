@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -74,6 +75,8 @@ func TestScripts(t *testing.T) {
 	t.Parallel()
 	secure := secureServer(t)
 	variables := world(t)
+	guarded := newGuardedWorld(t, netip.MustParseAddrPort(variables["ECHO"]))
+	maps.Copy(variables, guarded.variables)
 	variables["TLS"] = secure.Listener.Addr().String()
 	variables["STARTTLS"] = nettest.TCP(t, startTLS(secure.TLS)).String()
 	certificate, key := pemFiles(t, secure.TLS.Certificates[0])
@@ -85,7 +88,9 @@ func TestScripts(t *testing.T) {
 			}
 			// A program under the race detector waits a second before it exits, and here are many.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
-			for name, content := range map[string][]byte{"hostile": []byte(hostile), "ca.pem": certificate, "key.pem": key} {
+			files := map[string][]byte{"hostile": []byte(hostile), "ca.pem": certificate, "key.pem": key}
+			maps.Copy(files, guarded.files)
+			for name, content := range files {
 				if err := os.WriteFile(filepath.Join(env.WorkDir, name), content, 0o600); err != nil {
 					return err
 				}
@@ -179,8 +184,9 @@ func serve(t *testing.T, nameServer netip.AddrPort) string {
 		return path
 	}
 	vantage := service.Vantage{Hostname: "web-7d9f", Pod: "web-7d9f", Namespace: "shop", Node: "node-2", Version: "v1.2.3"}
+	open := &policy.Policy{Loopback: true, Open: true}
 	return listen(t, service.Config{
-		Policy: service.DialPolicy(&policy.Policy{Loopback: true}, nil),
+		Policy: func() *policy.Policy { return open },
 		Names: names.Config{
 			ServicesFile:  file("services", "ssh 22/tcp # Secure Shell\nhttp 80/tcp www\necho 7/udp\n"),
 			ProtocolsFile: file("protocols", "tcp 6 TCP # transmission control protocol\n"),
@@ -206,11 +212,11 @@ func serve(t *testing.T, nameServer netip.AddrPort) string {
 // listen serves by gRPC on loopback until the test ends, and returns the address.
 func listen(t *testing.T, config service.Config, vantage service.Vantage) string {
 	t.Helper()
-	options, err := service.Chain(service.ChainConfig{Logger: slog.New(slog.DiscardHandler), Vantage: vantage})
+	chain, err := service.Chain(service.ChainConfig{Logger: slog.New(slog.DiscardHandler), Vantage: vantage})
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(append(options, grpc.WaitForHandlers(true),
+	server := grpc.NewServer(chain.ServerOptions(grpc.WaitForHandlers(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))...) // as probed has it
 	service.New(config).Register(server)
 	return serveOn(t, server)

@@ -51,7 +51,7 @@ func bindReach(command *cobra.Command, timeout string) *reach {
 	r.flags.Var(&r.minVersion, "tls-min", "TLS: accept no `VERSION` below 1.0, 1.1, 1.2 or 1.3 (default 1.2)")
 	r.flags.StringVar(&r.caCert, "cacert", "", "TLS: trust the authorities in this `FILE`, in PEM, and no others")
 	r.flags.StringVar(&r.cert, "cert", "", "TLS: the client's certificate, a `FILE` in PEM; goes with --key")
-	r.flags.StringVar(&r.keyPEM, "key", "", "TLS: its key, a `FILE` in PEM. A --server gets it, in plain text for now")
+	r.flags.StringVar(&r.keyPEM, "key", "", "TLS: its key, a `FILE` in PEM. A --server gets it, so speak --server-tls to that")
 	r.flags.BoolVarP(&r.insecure, "insecure", "k", false, "TLS: go on whatever the certificate says; what is wrong is told all the same")
 	command.MarkFlagsMutuallyExclusive("ipv4", "ipv6")
 	_ = command.RegisterFlagCompletionFunc("tls-min", cobra.FixedCompletions(tlsVersionNames[:], cobra.ShellCompDirectiveNoFileComp))

@@ -17,11 +17,13 @@ type tool struct {
 	stdout, stderr *printer
 
 	server         string
+	guarded        *guarded
 	connectTimeout time.Duration
 	format         format
 	verbose        bool
 
-	documents int // of YAML written so far
+	documents int    // of YAML written so far
+	requestID string // of the last answer
 }
 
 // run carries out one command line and returns the exit code. It returns when all its goroutines have ended.
@@ -42,8 +44,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if text != "" {
 		t.stderr.line("probectl: %s", text)
 	}
-	if advice != "" {
-		t.stderr.line("%s", advice)
+	t.advise(advice)
+	if isInternal(err) {
+		t.adviseInternal(t.requestID)
 	}
 	return code
 }
@@ -55,7 +58,11 @@ bytes and read what comes back, or talk for as long as I like.
 With --server, or PROBECTL_SERVER, a probed answers, and the answer is what the
 network looks like from there. Without, this machine answers.
 
-The connection to a probed is plain text for now; TLS comes with authentication.
+A probed that others can reach speaks TLS and asks who calls. --server-tls, or any of
+--server-ca, --server-cert and --server-name, speaks TLS to it; --token-file, or a token in
+PROBECTL_TOKEN, or --server-cert with --server-key says who you are. (There is no flag for
+the token itself: others on this machine can read command lines.) What you may do there,
+and by which rule, is told by probectl policy explain.
 
 Exit codes:
   0    yes: it was found, it could be reached, the exchange went well
@@ -69,7 +76,13 @@ const rootExample = `  probectl service ssh
   probectl connect tcp://example.org:https
   probectl exchange tcp://example.org:80 --text 'GET / HTTP/1.0\r\n\r\n'
   probectl converse mail.shop:smtp --crlf
-  probectl --server probed.shop:50051 vantage`
+  probectl --server probed.shop:50051 vantage
+
+  # a probed that asks who calls
+  export PROBECTL_SERVER=probed.shop PROBECTL_SERVER_CA=ca.pem
+  probectl --token-file ~/.probed-token connect db.shop:5432
+  probectl --server-cert me.pem --server-key me-key.pem connect db.shop:5432
+  probectl --token-file ~/.probed-token policy explain db.shop:5432`
 
 func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	root := &cobra.Command{
@@ -94,6 +107,11 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 			if err := command.ValidateFlagGroups(); err != nil {
 				return &usageError{err}
 			}
+			if t.server == "" {
+				if err := t.guarded.unused(); err != nil {
+					return &usageError{err}
+				}
+			}
 			return nil
 		},
 		RunE: func(root *cobra.Command, _ []string) error { return root.Help() },
@@ -106,6 +124,7 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	flags.StringVarP(&t.server, "server", "s", getenv("PROBECTL_SERVER"),
 		"the probed to ask, `HOST[:PORT]` of its gRPC listener (port 50051 unless given);\nempty: answer from this machine (default: $PROBECTL_SERVER)")
 	flags.Lookup("server").DefValue = "" // what the environment says is not for help texts
+	t.guarded = bindGuarded(root, getenv)
 	flags.DurationVar(&t.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the connection to the server")
 	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell the id of the request, and log to stderr what runs inside probectl")
 	bindFormat(root, &t.format)
@@ -125,6 +144,7 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 		{"connections", "Connections:", []func(*tool) *cobra.Command{
 			newConnectCommand, newExchangeCommand, newConverseCommand,
 		}},
+		{"rights", "Rights:", []func(*tool) *cobra.Command{newPolicyCommand}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.id, Title: group.title})
 		for _, newCommand := range group.commands {

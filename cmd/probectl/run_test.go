@@ -271,12 +271,19 @@ func TestServerAddress(t *testing.T) {
 func TestEveryCommandHasOneShape(t *testing.T) {
 	t.Parallel()
 	root := newRootCommand(&tool{stdout: newPrinter(io.Discard), stderr: newPrinter(io.Discard)}, noEnvironment)
-	for _, command := range append(root.Commands(), root) {
-		if command.Name() == "completion" || command.Name() == "help" {
-			continue // cobra's own
-		}
+	for _, command := range append(subcommands(root), root) {
 		checkHelp(t, command)
 	}
+}
+
+// subcommands are all below a command.
+func subcommands(command *cobra.Command) (all []*cobra.Command) {
+	for _, below := range command.Commands() {
+		if below.Name() != "completion" && below.Name() != "help" { // cobra's own
+			all = append(append(all, below), subcommands(below)...)
+		}
+	}
+	return all
 }
 
 func checkHelp(t *testing.T, command *cobra.Command) {

@@ -18,7 +18,6 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -129,19 +128,14 @@ func (t *tool) openLocal() (*server, error) {
 		hostname = "this machine"
 	}
 	vantage := service.Vantage{Hostname: hostname, Version: buildVersion()}
-	options, err := service.Chain(service.ChainConfig{Logger: logger, Vantage: vantage})
+	chain, err := service.Chain(service.ChainConfig{Logger: logger, Vantage: vantage})
 	if err != nil {
 		return nil, err
 	}
-	grpcServer := grpc.NewServer(append(options, grpc.WaitForHandlers(true))...)
-	service.New(service.Config{Policy: service.DialPolicy(policy.AllowAll(), nil), Vantage: vantage}).Register(grpcServer)
-	conn, err := service.Local(grpcServer)
-	if err != nil {
-		return nil, err
-	}
+	all := policy.AllowAll()
+	conn := service.Local(chain, service.New(service.Config{Policy: func() *policy.Policy { return all }, Vantage: vantage}).Register)
 	return &server{conn: conn, where: "in process", close: func() {
 		_ = conn.Close() // it has answered; what its end says changes nothing
-		grpcServer.Stop()
 	}}, nil
 }
 
@@ -152,16 +146,19 @@ func (t *tool) openRemote(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("--server %s: %w", t.server, err)}
 	}
+	transport, options, err := t.guarded.options()
+	if err != nil {
+		return nil, &usageError{err}
+	}
 	// The name is left to the dialer, whose errors say more than those of a gRPC resolver.
-	conn, err := grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	conn, err := grpc.NewClient("passthrough:///"+address, append(options,
 		grpc.WithDisableRetry(), // a retry would hide that something is wrong
 		grpc.WithDisableServiceConfig(),
 		// A server that has vanished, cable and all, says nothing; so who waits for it asks whether it is there. (A probed
 		// takes pings every 10 s or less often.)
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: t.connectTimeout}),
-	)
+	)...)
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("--server %s: %w", t.server, err)}
 	}
@@ -170,12 +167,7 @@ func (t *tool) openRemote(ctx context.Context) (*server, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, &exitError{
-			code: exitFailed,
-			text: fmt.Sprintf("no probed answers at %s: %v", address, err),
-			advice: "Start one there (probed listens for gRPC on port " + defaultPort + "), name another one with " +
-				"--server or PROBECTL_SERVER, or leave both out to ask from this machine.",
-		}
+		return nil, transport.failure(address, err.Error())
 	}
 	return &server{conn: conn, where: "probed at " + address, close: func() { _ = conn.Close() }}, nil
 }
@@ -225,14 +217,26 @@ func awaitConnection(ctx context.Context, conn *grpc.ClientConn, timeout time.Du
 	}
 }
 
-// tellVantage says, to a person, where the answer was given from.
+// tellVantage says, to a person, where the answer was given from. It keeps the request's id for a failure that needs it.
 func (t *tool) tellVantage(s *server, header metadata.MD, err error) {
-	if id := header.Get(service.RequestIDHeader); t.verbose && len(id) > 0 {
-		t.stderr.line("request %s", id[0])
+	if t.requestID = requestIDOf(header); t.verbose && t.requestID != "" {
+		t.stderr.line("request %s", t.requestID)
 	}
 	vantage := header.Get(service.VantageHeader)
-	if t.format != formatTable || len(vantage) == 0 || status.Code(err) == codes.InvalidArgument {
+	if t.format != formatTable || len(vantage) == 0 {
 		return
 	}
-	t.stderr.line("as seen from %s (%s)", vantage[0], s.where)
+	switch status.Code(err) {
+	case codes.InvalidArgument, codes.Unauthenticated: // which is no answer about a place
+	default:
+		t.stderr.line("as seen from %s (%s)", vantage[0], s.where)
+	}
+}
+
+// requestIDOf is the id under which the server's log has the request of an answer with this header.
+func requestIDOf(header metadata.MD) string {
+	if id := header.Get(service.RequestIDHeader); len(id) > 0 {
+		return id[0]
+	}
+	return ""
 }
