@@ -59,10 +59,16 @@ type unclosed struct{ io.Writer }
 
 func (unclosed) Close() error { return nil }
 
-// newAudit starts an Audit with less patience, so that tests are quick, and closes it in the end.
+// newAudit starts an Audit that tries again only when it is asked to, with the patience of a busy machine, and closes it in
+// the end.
 func newAudit(t *testing.T, open func() (io.WriteCloser, error)) *Audit {
 	t.Helper()
-	a, err := NewAudit(AuditConfig{Open: open, patience: 200 * time.Millisecond, retry: time.Hour})
+	return newHastyAudit(t, time.Minute, open)
+}
+
+func newHastyAudit(t *testing.T, patience time.Duration, open func() (io.WriteCloser, error)) *Audit {
+	t.Helper()
+	a, err := NewAudit(AuditConfig{Open: open, patience: patience, retry: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +251,7 @@ func TestAuditDiskFull(t *testing.T) {
 	o := &opener{next: file(name)}
 	var mu sync.Mutex
 	writes := make(map[bool]int)
-	a, err := NewAudit(AuditConfig{Open: o.open, retry: time.Hour, OnWrite: func(ok bool) {
+	a, err := NewAudit(AuditConfig{Open: o.open, patience: time.Minute, retry: time.Hour, OnWrite: func(ok bool) {
 		mu.Lock()
 		defer mu.Unlock()
 		writes[ok]++
@@ -327,7 +333,7 @@ func TestAuditRetries(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "audit.log")
 	o := &opener{next: file(name)}
 	tried := make(chan bool, 100)
-	a, err := NewAudit(AuditConfig{Open: o.open, retry: time.Millisecond, OnWrite: func(ok bool) {
+	a, err := NewAudit(AuditConfig{Open: o.open, patience: time.Minute, retry: time.Millisecond, OnWrite: func(ok bool) {
 		select {
 		case tried <- ok:
 		default:
@@ -393,7 +399,7 @@ func fill(t *testing.T, a *Audit) (open []*Session) {
 func TestAuditStuck(t *testing.T) {
 	t.Parallel()
 	reader, writer := smallPipe(t)
-	a := newAudit(t, given(unclosed{writer}))
+	a := newHastyAudit(t, 500*time.Millisecond, given(unclosed{writer}))
 	open := fill(t, a)
 	began := time.Now()
 	for i := range 100 {
@@ -432,50 +438,54 @@ func TestAuditStuck(t *testing.T) {
 	}
 }
 
+// gate is a stream each write to which says that it has begun, and waits until it is let through.
+type gate struct {
+	bytes.Buffer
+	begun, let chan struct{}
+}
+
+func (g *gate) Write(data []byte) (int, error) {
+	g.begun <- struct{}{}
+	<-g.let
+	return g.Buffer.Write(data)
+}
+
+func (g *gate) Close() error { return nil }
+
 func TestAuditBeginEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	reader, writer := smallPipe(t)
-	a, err := NewAudit(AuditConfig{Open: given(writer), patience: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := &gate{begun: make(chan struct{}), let: make(chan struct{})}
+	a := newAudit(t, given(g))
 	ctx, cancel := context.WithCancel(t.Context())
-	stuck := make(chan error)
-	go func() {
-		for i := 0; ; i++ {
-			s, err := a.Begin(ctx, record(strconv.Itoa(i)))
-			if err != nil {
-				stuck <- err
-				return
-			}
-			s.End(Result{})
-		}
-	}()
-	for full := false; !full; { // the writer waits
-		a.mu.Lock()
-		full = !a.busy.IsZero() && time.Since(a.busy) > 50*time.Millisecond
-		a.mu.Unlock()
+	waiting := make(chan error, 2)
+	wait := func(id string) {
+		_, err := a.Begin(ctx, record(id))
+		waiting <- err
 	}
+	go wait("written")
+	<-g.begun
+	go wait("queued")
 	cancel()
-	if err := <-stuck; !errors.Is(err, context.Canceled) {
+	for range 2 {
+		if err := <-waiting; !errors.Is(err, context.Canceled) {
+			t.Errorf("the error is %v, want context.Canceled", err)
+		}
+	}
+	if _, err := a.Begin(ctx, record("late")); !errors.Is(err, context.Canceled) {
 		t.Errorf("the error is %v, want context.Canceled", err)
 	}
-	var log bytes.Buffer
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, _ = log.ReadFrom(reader)
-	}()
+	g.let <- struct{}{}
+	<-g.begun
+	g.let <- struct{}{}
 	closeAudit(t, a)
-	<-done
-	wantsPairs(t, log.Bytes())
+	wantsLines(t, g.Bytes(), "begin written", "end written")
 }
 
 // Closing does not wait for a pipe that nobody reads, and says what is lost.
 func TestAuditCloseWhenStuck(t *testing.T) {
 	t.Parallel()
 	_, writer := smallPipe(t)
-	a := newAudit(t, given(writer))
+	a := newHastyAudit(t, 500*time.Millisecond, given(writer))
 	open := fill(t, a)
 	open[0].End(Result{})
 	began := time.Now()
@@ -628,7 +638,7 @@ func TestAuditConcurrently(t *testing.T) {
 	var mu sync.Mutex
 	opened, full := 0, true
 	part := func(i int) string { return filepath.Join(dir, strconv.Itoa(i)) }
-	a, err := NewAudit(AuditConfig{retry: time.Millisecond, Open: func() (io.WriteCloser, error) {
+	a, err := NewAudit(AuditConfig{patience: time.Minute, retry: time.Millisecond, Open: func() (io.WriteCloser, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if full && rand.IntN(3) == 0 {
