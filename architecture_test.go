@@ -76,7 +76,8 @@ var house = map[string]room{
 	// What each RPC means.
 	"service": {
 		ours: []string{
-			"gen/probe/v1", "service/dial", "service/exchange", "service/names", "service/policy", "service/resolve",
+			"gen/probe/v1", "service/dial", "service/exchange", "service/guard", "service/names", "service/policy",
+			"service/resolve",
 		},
 		others: []string{
 			"buf.build/go/protovalidate", "github.com/grpc-ecosystem/go-grpc-middleware/v2",
@@ -144,7 +145,8 @@ var waysOut = map[string][]string{
 var exceptions = map[string][]string{
 	"cmd/probectl": {"google.golang.org/grpc.NewClient"}, // to the probed that its user names
 	"gen/probe/v1": {"google.golang.org/grpc.NewClient"}, // in Register*FromEndpoint, which nobody may call
-	"service":      {"google.golang.org/grpc.NewClient"}, // to a server in this process
+	// To the issuers of tokens that the operator names, by a transport whose connections service/dial opens.
+	"cmd/probed": {"net/http.Client", "net/http.Transport"},
 	// The kernel's routing table is asked for a source address by connecting a datagram socket; nothing is sent.
 	"service/resolve": {
 		"golang.org/x/sys/unix.Connect", "golang.org/x/sys/unix.Socket", "golang.org/x/sys/unix.SYS_CONNECT",

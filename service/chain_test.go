@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -276,6 +277,7 @@ func TestLookupHook(t *testing.T) {
 // A connection within the process is one like any other, and closing it ends what runs on it and leaves nothing behind.
 // It runs alone, because goroutines belong to the process.
 func TestLocal(t *testing.T) {
+	peer := nettest.TCP(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 	before := goleak.IgnoreCurrent()
 	chain, err := Chain(ChainConfig{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -294,8 +296,9 @@ func TestLocal(t *testing.T) {
 	if err := errors.Join(ask(first), ask(second)); err != nil {
 		t.Error(err)
 	}
-	peer := nettest.TCP(t, nettest.Silent)
-	stream, err := probev1.NewExchangeServiceClient(first).Exchange(t.Context(), &probev1.ExchangeRequest{Target: peer.String(), HoldOpen: true})
+	stream, err := probev1.NewExchangeServiceClient(first).Exchange(t.Context(), &probev1.ExchangeRequest{
+		Target: peer.String(), Payload: &probev1.ExchangeRequest_Text{Text: "x"}, HoldOpen: true,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -148,6 +148,8 @@ func TestContractRules(t *testing.T) {
 		{&probev1.ConnectRequest{Target: "a:1", Timeout: durationpb.New(10*time.Minute + 1)}, "ConnectRequest.timeout", "timeout"},
 		{&probev1.ConnectRequest{Target: "a:1", Timeout: &durationpb.Duration{Seconds: math.MaxInt64}}, "ConnectRequest.timeout", "timeout"},
 		{&probev1.ConnectRequest{Target: "a:1", Timeout: &durationpb.Duration{Seconds: math.MinInt64, Nanos: math.MinInt32}}, "ConnectRequest.timeout", "timeout"},
+		{&probev1.ExplainPolicyRequest{Target: long(4097)}, "ExplainPolicyRequest.target", "target"},
+		{&probev1.ExplainPolicyRequest{}, "ExplainPolicyRequest.target", "target"},
 		{&probev1.ExchangeRequest{Target: long(4097)}, "ExchangeRequest.target", "target"},
 		{&probev1.ExchangeRequest{Target: "a:1", Payload: &probev1.ExchangeRequest_Data{Data: make([]byte, 1<<20+1)}}, "ExchangeRequest.data", "data"},
 		{&probev1.ExchangeRequest{Target: "a:1", Payload: &probev1.ExchangeRequest_Text{Text: long(1<<20 + 1)}}, "ExchangeRequest.text", "text"},

@@ -91,7 +91,7 @@ func TestClientVanishes(t *testing.T) {
 		for _, how := range []string{"gRPC cancel", "gRPC connection", "REST"} {
 			t.Run(phase.name+" "+how, func(t *testing.T) {
 				t.Parallel()
-				v := &vanishing{reached: make(chan struct{}), gone: make(chan struct{}), closed: make(chan struct{}), over: t.Context().Done(), ended: make(chan probev1.Reason, 1)}
+				v := &vanishing{resolving: phase.name == "resolve", reached: make(chan struct{}), gone: make(chan struct{}), closed: make(chan struct{}), over: t.Context().Done(), ended: make(chan probev1.Reason, 1)}
 				request := &probev1.ExchangeRequest{Steps: phase.steps}
 				peer := func(c net.Conn) {
 					defer close(v.closed)
@@ -147,6 +147,7 @@ type vanishing struct {
 	path                  string          // of the target, when it is a unix socket
 	ended                 chan probev1.Reason
 	reachedByQuestion     atomic.Bool // the policy or the name server being asked is the phase
+	resolving             bool        // it is the name server; the policy is asked before
 }
 
 // world has hooks that tell where the exchange is, and a name server that never answers.
@@ -166,7 +167,7 @@ func (v *vanishing) world(t *testing.T) *world {
 		rules := &policy.Policy{Loopback: true, Open: true, UnixPaths: []string{v.path}}
 		s.Policy = func() *policy.Policy { return rules }
 		s.Hooks.Decided = func(decision policy.Decision) {
-			if decision.Rule == policy.RuleAllowUnixPath {
+			if !v.resolving && decision.Allowed {
 				asked()
 			}
 		}

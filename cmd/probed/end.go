@@ -68,6 +68,7 @@ func (s *server) end(signals <-chan os.Signal) error {
 	if err := s.gateway.Close(); err != nil {
 		s.log.Warn("closing the gateway", "error", err)
 	}
+	s.rules.Load().authenticator.Close()
 	opsCtx, cancel := context.WithTimeout(ctx, opsPatience)
 	defer cancel()
 	if s.ops.Shutdown(opsCtx) != nil {

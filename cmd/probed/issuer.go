@@ -22,7 +22,7 @@ const issuerTimeout = 10 * time.Second
 
 // authenticator is made of what the configuration says about callers.
 func (s *server) authenticator(c *config) (*guard.Authenticator, error) {
-	config := guard.Config{Certificates: c.certificates, Tokens: c.tokens, Anonymous: !c.asks() || s.options.insecureNoAuth}
+	config := guard.Config{Certificates: c.certificates, Tokens: c.tokens, Anonymous: !c.asks() || s.options.insecureNoAuth, Observe: s.observeIssuer}
 	for _, one := range c.issuers {
 		client, err := issuerClient(one)
 		if err != nil {
@@ -33,6 +33,14 @@ func (s *server) authenticator(c *config) (*guard.Authenticator, error) {
 		})
 	}
 	return guard.NewAuthenticator(config)
+}
+
+// observeIssuer tells how it went to get the keys of an issuer.
+func (s *server) observeIssuer(issuer string, err error) {
+	s.counts.IssuerAsked(err == nil)
+	if err != nil {
+		s.log.Error("the keys of an issuer of tokens cannot be had", "issuer", issuer, "error", err.Error())
+	}
 }
 
 // issuerClient asks an issuer for its keys. It has a dialer of its own, which asks no policy: where an issuer is, the
@@ -50,7 +58,7 @@ func issuerClient(issuer issuerConfig) (*http.Client, error) {
 	dialer := dial.Dialer{Policy: func(context.Context, dial.Destination) error { return nil }}
 	transport := &http.Transport{
 		TLSClientConfig:   config,
-		DisableKeepAlives: true, // keys are asked for a few times a day
+		DisableKeepAlives: true, // keys are asked for every five minutes at most
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialName(ctx, resolver, &dialer, network, address)
 		},

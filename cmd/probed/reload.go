@@ -34,10 +34,18 @@ func (s *server) prepare(c *config) (apply func(), err error) {
 	if c.policy != nil {
 		next.policy.Lift, next.policy.Roles = c.policy.lift, c.policy.roles
 	}
-	if next.authenticator, err = s.authenticator(c); err != nil {
+	before := s.rules.Load()
+	if before != nil && sameAuth(s.config, c) {
+		next.authenticator = before.authenticator // it knows the keys of the issuers, who may be down now
+	} else if next.authenticator, err = s.authenticator(c); err != nil {
 		return nil, err
 	}
-	steps := []func(){func() { s.rules.Store(next) }}
+	steps := []func(){func() {
+		s.rules.Store(next)
+		if before != nil && before.authenticator != next.authenticator {
+			before.authenticator.Close()
+		}
+	}}
 	for _, one := range []struct {
 		listener *listenerTLS
 		files    *tlsFiles
@@ -59,6 +67,11 @@ func (s *server) prepare(c *config) (apply func(), err error) {
 	}, nil
 }
 
+// sameAuth tells whether two configurations know the same callers.
+func sameAuth(a, b *config) bool {
+	return reflect.DeepEqual([]any{a.certificates, a.tokens, a.issuers}, []any{b.certificates, b.tokens, b.issuers})
+}
+
 // reload puts in force what the configuration says now. A configuration that is wrong, or with which probed would not have
 // started, changes nothing; the log and the metrics say so.
 func (s *server) reload() {
@@ -76,10 +89,10 @@ func (s *server) reload() {
 		return
 	}
 	apply()
-	s.files = c.files
-	for _, what := range s.config.changed(c) {
+	for _, what := range s.begun.changed(c) {
 		s.log.Warn("a change of the configuration waits for a restart", "file", s.options.config, "section", what)
 	}
+	s.config = c
 	for _, warning := range c.warnings {
 		s.log.Warn("configuration", "warning", warning.String())
 	}
@@ -109,7 +122,7 @@ func (c *config) changed(next *config) (sections []string) {
 func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
-	seen := fingerprint(s.files)
+	seen := fingerprint(s.config.files)
 	for {
 		select {
 		case <-ctx.Done():
@@ -124,13 +137,13 @@ func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 				}
 			}
 		case <-ticker.C:
-			if fingerprint(s.files) == seen {
+			if fingerprint(s.config.files) == seen {
 				continue
 			}
 		}
 		if s.options.config != "" {
 			// What the files say is noted before they are read: what changes meanwhile is seen the next time.
-			seen = fingerprint(s.files)
+			seen = fingerprint(s.config.files)
 			s.reload()
 		}
 	}

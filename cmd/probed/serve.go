@@ -40,12 +40,15 @@ const (
 	aroundMessage = 64 << 10
 	// idleConnection is how long a connection on which nobody asks anything is kept.
 	idleConnection = 15 * time.Minute
+	// oldConnection is when a client is asked to connect anew, with the certificates of then. What is under way goes on.
+	oldConnection = 30 * time.Minute
 )
 
 // server is probed, put together.
 type server struct {
 	options   options
-	config    *config
+	begun     *config // what it began with: listeners, limits, drain and audit stay as they were
+	config    *config // what is in force of the rest; run's until it serves, then watch's alone
 	limits    limits
 	log       *slog.Logger
 	counts    *metrics.Metrics
@@ -62,7 +65,6 @@ type server struct {
 	http      *http.Server
 	ops       *http.Server
 	ready     atomic.Bool // whether new calls are welcome
-	files     []string    // of the configuration, as it was read last; watch's alone
 }
 
 // serve runs probed until a signal, or the failure of a listener, ends it.
@@ -116,7 +118,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 // newServer returns a server that is yet to be assembled.
 func newServer(o options, c *config, log *slog.Logger, l *listeners, counts *metrics.Metrics) *server {
 	return &server{
-		options: o, config: c, files: c.files, limits: limitsOf(c.limits, l.reachable > 0),
+		options: o, begun: c, config: c, limits: limitsOf(c.limits, l.reachable > 0),
 		log: log, counts: counts, listeners: l, health: newHealthService(),
 	}
 }
@@ -211,11 +213,11 @@ func (s *server) grpcOptions() []grpc.ServerOption {
 		grpc.MaxHeaderListSize(uint32(s.limits.HeaderBytes)), //nolint:gosec // the schema holds it to 1 MiB
 		grpc.ConnectionTimeout(s.limits.HandshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionIdle: idleConnection}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionIdle: idleConnection, MaxConnectionAge: oldConnection}),
 		grpc.SharedWriteBuffer(true), // an idle connection holds none
 		grpc.WaitForHandlers(true),   // so that nothing of a call is left when Stop returns
 	}
-	if s.config.grpc.tls != nil {
+	if s.begun.grpc.tls != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(s.grpcTLS.config())))
 	}
 	return options
@@ -258,7 +260,7 @@ func (s *server) run(ctx context.Context, signals <-chan os.Signal) error {
 	}
 	if s.listeners.http != nil {
 		listener := s.accepted.of(s.listeners.http)
-		if s.config.http.tls != nil {
+		if s.begun.http.tls != nil {
 			listener = tls.NewListener(listener, s.httpTLS.config())
 		}
 		group.Go(func() error { return ignoreClosed(s.http.Serve(listener)) })

@@ -43,7 +43,7 @@ type world struct {
 
 	mu       sync.Mutex
 	requests []proto.Message // as the service saw them
-	count    int // calls that came through to the service
+	count    int             // calls that came through to the service
 	metadata []metadata.MD
 }
 

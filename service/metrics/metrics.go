@@ -47,6 +47,7 @@ type Metrics struct {
 	reloads        *prometheus.CounterVec
 	reloaded       prometheus.Gauge
 	auditWrites    *prometheus.CounterVec
+	issuers        *prometheus.CounterVec
 }
 
 // New returns Metrics for this version of the program.
@@ -86,9 +87,10 @@ func New(version string) *Metrics {
 		reloads:        counter("probed_config_reloads_total", "Times the configuration was read again, by whether it was put in force (ok) or has faults (error).", "result"),
 		reloaded:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "probed_config_last_reload_successful", Help: "Whether the configuration in force is what its files say now."}),
 		auditWrites:    counter("probed_audit_writes_total", "Writes to the audit log, by whether they succeeded (ok) or not (error).", "result"),
+		issuers:        counter("probed_issuer_requests_total", "Times an issuer of tokens was asked for its keys, by whether it gave them (ok) or not (error).", "result"),
 	}
 	m.reloaded.Set(1) // what it began with
-	for _, results := range []*prometheus.CounterVec{m.reloads, m.auditWrites} {
+	for _, results := range []*prometheus.CounterVec{m.reloads, m.auditWrites, m.issuers} {
 		results.WithLabelValues(resultOK)
 		results.WithLabelValues(resultError)
 	}
@@ -99,7 +101,7 @@ func New(version string) *Metrics {
 
 	m.registry.MustRegister(
 		m.dials, m.dialDuration, m.bytes, m.active, m.sessions, m.lookups, m.lookupDuration, m.decisions,
-		m.echoed, m.echoStreams, m.echoActive, m.insecure, m.limited, m.refused, m.reloads, m.reloaded, m.auditWrites, info, m.rpcs,
+		m.echoed, m.echoStreams, m.echoActive, m.insecure, m.limited, m.refused, m.reloads, m.reloaded, m.auditWrites, m.issuers, info, m.rpcs,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -163,6 +165,9 @@ func (m *Metrics) Reloaded(ok bool) {
 
 // AuditWritten counts a write to the audit log.
 func (m *Metrics) AuditWritten(ok bool) { m.auditWrites.WithLabelValues(result(ok)).Inc() }
+
+// IssuerAsked counts that an issuer of tokens was asked for its keys.
+func (m *Metrics) IssuerAsked(ok bool) { m.issuers.WithLabelValues(result(ok)).Inc() }
 
 // ConnectionRefused counts a connection that was closed because there were too many.
 func (m *Metrics) ConnectionRefused() { m.refused.Inc() }

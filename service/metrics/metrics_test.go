@@ -151,6 +151,8 @@ func TestSeries(t *testing.T) {
 		"probed_config_last_reload_successful{}":                                   1,
 		"probed_config_reloads_total{result=error}":                                0,
 		"probed_config_reloads_total{result=ok}":                                   0,
+		"probed_issuer_requests_total{result=error}":                               0,
+		"probed_issuer_requests_total{result=ok}":                                  0,
 		"probed_connections_refused_total{}":                                       0,
 		"probed_build_info{goversion=" + runtime.Version() + ",version=v1.2.3}":    1,
 		"probed_dial_duration_seconds{network=tcp}":                                3,
