@@ -21,7 +21,7 @@ import (
 	"probed/service/policy"
 )
 
-// Names of the headers every answer carries, by gRPC and by REST.
+// Names of the headers that answers carry, by gRPC and by REST.
 const (
 	// RequestIDHeader is the id under which the log has the request.
 	RequestIDHeader = "probe-request-id"
@@ -60,12 +60,13 @@ func Chain(config ChainConfig) (Interceptors, error) {
 	}
 	identify, admit := guardLinks(config)
 	return joined(
-		headerLink(config.Vantage),  // first, so that everything after it, the log above all, knows the request's id
+		requestIDLink(),             // first, so that everything after it, the log above all, knows the request's id
 		config.Metrics,              // outside of all that refuses, so that refusals are counted
 		identify,                    // before the log, which tells who called; it refuses nobody yet
 		loggingLink(config.Logger),  // outside of what refuses and of what panics, so that both are written down
 		recoveryLink(config.Logger), // outside of everything that handles a message, so that a panic costs one call
 		admit,                       // before anything of the request is looked at
+		vantageLink(config),         // after it, since not everybody is to know where this is
 		validation,                  // last, so that handlers see nothing but valid requests
 	), nil
 }
@@ -128,23 +129,32 @@ type streamWithContext struct {
 
 func (s *streamWithContext) Context() context.Context { return s.ctx }
 
-// headerLink gives each request an id, and each answer its headers.
-func headerLink(vantage Vantage) Interceptors {
+// requestIDLink gives each request an id.
+func requestIDLink() Interceptors {
+	return withContext(func(ctx context.Context, _ string) (context.Context, error) {
+		id := fmt.Sprintf("%016x", rand.Uint64()) // names a line in a log; it guards nothing
+		ctx = context.WithValue(ctx, requestIDKey{}, id)
+		ctx = logging.InjectFields(ctx, logging.Fields{"request_id", id})
+		// The trailer has the id as well, for those who see nothing but how a stream ended.
+		header := metadata.Pairs(RequestIDHeader, id)
+		return ctx, statusOf(errors.Join(grpc.SetHeader(ctx, header), grpc.SetTrailer(ctx, header)))
+	})
+}
+
+// vantageLink tells callers where the answer is given from: those who are somebody, where that is asked.
+func vantageLink(config ChainConfig) Interceptors {
 	// A host may have any bytes in its name, a header printable ASCII alone.
 	where := strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return '?'
 		}
 		return r
-	}, vantage.String())
+	}, config.Vantage.String())
 	return withContext(func(ctx context.Context, _ string) (context.Context, error) {
-		id := fmt.Sprintf("%016x", rand.Uint64()) // names a line in a log; it guards nothing
-		ctx = context.WithValue(ctx, requestIDKey{}, id)
-		ctx = logging.InjectFields(ctx, logging.Fields{"request_id", id})
-		// The trailer has the id as well, for those who see nothing but how a stream ended.
-		return ctx, statusOf(errors.Join(
-			grpc.SetHeader(ctx, metadata.Pairs(RequestIDHeader, id, VantageHeader, where)),
-			grpc.SetTrailer(ctx, metadata.Pairs(RequestIDHeader, id))))
+		if config.Authenticator != nil && guard.CallerFrom(ctx).Subject == "" {
+			return ctx, nil
+		}
+		return ctx, statusOf(grpc.SetHeader(ctx, metadata.Pairs(VantageHeader, where)))
 	})
 }
 

@@ -81,10 +81,14 @@ func exchanged(outcome *exchange.Outcome, err error) guard.Result {
 	if outcome == nil {
 		return guard.Result{Code: code}
 	}
+	reason := ""
+	if outcome.Reason != exchange.None {
+		reason = outcome.Reason.String()
+	}
 	return guard.Result{
 		OK:            outcome.OK && err == nil,
 		Code:          code,
-		Reason:        outcome.Reason.String(),
+		Reason:        reason,
 		Address:       outcome.Remote,
 		BytesSent:     int64(outcome.BytesSent),     //nolint:gosec // bytes that have passed are fewer than 1<<63
 		BytesReceived: int64(outcome.BytesReceived), //nolint:gosec // likewise

@@ -23,9 +23,9 @@ type Limits struct {
 // What LimitError.Limit can be.
 const (
 	LimitSessions          = "sessions"
-	LimitSessionsPerCaller = "sessionsPerCaller"
-	LimitDialsPerSecond    = "dialsPerSecond"
-	LimitTargetsPerMinute  = "targetsPerMinute"
+	LimitSessionsPerCaller = "sessions_per_caller"
+	LimitDialsPerSecond    = "dials_per_second"
+	LimitTargetsPerMinute  = "targets_per_minute"
 )
 
 // LimitError says that a caller has to wait: a limit is reached.
