@@ -261,16 +261,9 @@ func (t *transport) failure(address, text string) *exitError {
 		return &exitError{exitFailed, noProbed + "what is there hung up in the TLS handshake", "Perhaps it does not speak TLS: then leave --server-tls out."}
 	case strings.Contains(text, "no application protocol") || strings.Contains(text, "missing selected ALPN"):
 		return &exitError{exitFailed, noProbed + "what is there speaks TLS, but not gRPC", "Is that the port of its gRPC listener?"}
-	case t.tls && tried && (err == nil || strings.Contains(text, "remote error: tls: ")):
-		reason := "what is there hung up after the TLS handshake"
-		if _, alert, ok := strings.Cut(text, "remote error: tls: "); ok {
-			reason += ": " + alert
-		}
-		advice := "If it asks for a certificate of yours, name it with --server-cert and --server-key."
-		if t.certificate {
-			advice = "Perhaps it does not trust the authority of --server-cert, or that certificate has expired."
-		}
-		return &exitError{exitFailed, noProbed + reason, advice}
+	case t.tls && tried && (err == nil || strings.Contains(text, alertPrefix)):
+		_, alert, _ := strings.Cut(text, alertPrefix)
+		return &exitError{exitFailed, noProbed + alertText(alert), t.alertAdvice(alert)}
 	case !t.tls && tried:
 		return &exitError{exitFailed, noProbed + "what is there does not speak gRPC, or not without TLS: " + text,
 			"If it is a probed that speaks TLS, say --server-tls, and --server-ca FILE for an authority of your own."}
@@ -278,6 +271,28 @@ func (t *transport) failure(address, text string) *exitError {
 	return &exitError{exitFailed, noProbed + text,
 		"Start one there (probed listens for gRPC on port " + defaultPort + "), name another one with " +
 			"--server or PROBECTL_SERVER, or leave both out to ask from this machine."}
+}
+
+// alertPrefix is what crypto/tls puts before the alert of a peer.
+const alertPrefix = "remote error: tls: "
+
+// alertText says how TLS ended. The alert may be lost on the way, when the connection broke behind it.
+func alertText(alert string) string {
+	if alert == "" {
+		return "what is there hung up after the TLS handshake"
+	}
+	return "what is there refused the TLS handshake: " + alert
+}
+
+// alertAdvice is what to do if it was our certificate, or that there was none.
+func (t *transport) alertAdvice(alert string) string {
+	switch {
+	case alert != "" && !strings.Contains(alert, "certificate") && alert != "access denied":
+		return ""
+	case t.certificate:
+		return "Perhaps it does not trust the authority of --server-cert, or that certificate has expired."
+	}
+	return "If it asks for a certificate of yours, name it with --server-cert and --server-key."
 }
 
 // withoutPrefix is the text of an error of crypto/x509.

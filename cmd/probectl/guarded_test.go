@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -230,6 +231,35 @@ func TestTokenStaysOnLoopback(t *testing.T) {
 		if failure.code != exitUsage || failure.text != "the token is not sent to probed.test:50051 without TLS, since that is not loopback" ||
 			!strings.Contains(failure.advice, "--server-tls") || !strings.Contains(failure.advice, "--token-over-plaintext") {
 			t.Errorf("%d, %s, %s", failure.code, failure.text, failure.advice)
+		}
+	}
+}
+
+// TestAlerts: a certificate is spoken of only where it may be one that the server complains about.
+func TestAlerts(t *testing.T) {
+	t.Parallel()
+	const perhaps = "Perhaps it does not trust the authority of --server-cert, or that certificate has expired."
+	const name = "If it asks for a certificate of yours, name it with --server-cert and --server-key."
+	for _, test := range []struct {
+		certificate  bool
+		err          error
+		text         string
+		want, advice string
+	}{
+		{false, nil, "error reading server preface: remote error: tls: certificate required", "what is there refused the TLS handshake: certificate required", name},
+		{true, nil, "error reading server preface: remote error: tls: bad certificate", "what is there refused the TLS handshake: bad certificate", perhaps},
+		{true, nil, "remote error: tls: access denied", "what is there refused the TLS handshake: access denied", perhaps},
+		{true, nil, "write: broken pipe", "what is there hung up after the TLS handshake", perhaps},
+		{false, nil, "error reading server preface: EOF", "what is there hung up after the TLS handshake", name},
+		{true, errors.New("x"), "authentication handshake failed: remote error: tls: handshake failure", "what is there refused the TLS handshake: handshake failure", ""},
+		{false, errors.New("x"), "authentication handshake failed: remote error: tls: no application protocol",
+			"what is there speaks TLS, but not gRPC", "Is that the port of its gRPC listener?"},
+		{false, io.EOF, "authentication handshake failed: EOF", "what is there hung up in the TLS handshake", "Perhaps it does not speak TLS: then leave --server-tls out."},
+	} {
+		transport := &transport{tls: true, certificate: test.certificate, log: &handshakes{tried: true, err: test.err}}
+		got := transport.failure("probed.test:50051", test.text)
+		if got.code != exitFailed || got.text != "no probed answers at probed.test:50051: "+test.want || got.advice != test.advice {
+			t.Errorf("%s: %d, %s, %s", test.text, got.code, got.text, got.advice)
 		}
 	}
 }

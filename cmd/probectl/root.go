@@ -67,7 +67,7 @@ and by which rule, is told by probectl policy explain.
 Exit codes:
   0    yes: it was found, it could be reached, the exchange went well
   1    probectl or the server failed, so there is no answer
-  2    no: the check failed, or the name does not exist
+  2    no: the check failed, the name does not exist, or policy explain says no
   64   wrong usage, told here or by the server (INVALID_ARGUMENT)
   130  interrupted by Ctrl-C; what had been received by then is printed`
 
