@@ -213,9 +213,6 @@ func (a *ask) run() (*Response, error) {
 			if v == answered {
 				return a.response(&s.replies[0]), nil
 			}
-			if s.replies[0].reason == Denied {
-				break
-			}
 		}
 	}
 	r := &s.replies[0]

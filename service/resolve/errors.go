@@ -26,6 +26,7 @@ const (
 	Denied                   // the name server may not be asked: the policy does not admit it
 	HandshakeFailed          // DNS over TLS: the handshake with the server failed
 	UnknownServerName        // the name server a caller chose could not itself be resolved
+	Limited                  // the name server may not be asked now: a limit of the caller is reached
 )
 
 // String is the reason in lower case, as "no data".
@@ -59,6 +60,8 @@ func (r Reason) String() string {
 		return "tls handshake failed"
 	case UnknownServerName:
 		return "name server not found"
+	case Limited:
+		return "limit reached"
 	}
 	return fmt.Sprintf("reason %d", int(r))
 }
@@ -91,6 +94,8 @@ func (r Reason) Hint() string {
 		return "The server answers on the port, and TLS with it fails: it speaks no DNS over TLS there, or its certificate does not fit."
 	case UnknownServerName:
 		return "The name of the name server itself does not resolve here: give its address."
+	case Limited:
+		return "This caller asks too many servers in a short time. Ask again later; the operator of this probed has set the limit."
 	}
 	return ""
 }
@@ -99,7 +104,7 @@ func (r Reason) Hint() string {
 // but a name that does not exist, has no such data, or is no name.
 func (r Reason) Temporary() bool {
 	switch r {
-	case ServFail, Refused, Timeout, Unreachable, Malformed, Cancelled, HandshakeFailed, UnknownServerName:
+	case ServFail, Refused, Timeout, Unreachable, Malformed, Cancelled, HandshakeFailed, UnknownServerName, Limited:
 		return true
 	}
 	return false

@@ -25,6 +25,16 @@ func idnaEncode(name string) (string, bool) {
 	return ascii, err == nil && ascii != ""
 }
 
+// ASCII returns the form in which a name is asked for: what is not ASCII is
+// encoded by IDNA. It is the form for policies to compare. What is ASCII, and
+// what cannot be encoded, comes back as it is.
+func ASCII(name string) string {
+	if ascii, ok := idnaEncode(name); ok {
+		return ascii
+	}
+	return name
+}
+
 // idnaDecode turns the encoded labels of a name into Unicode and leaves the
 // others as they are; a name that cannot be decoded stays.
 func idnaDecode(name string) string {

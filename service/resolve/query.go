@@ -37,7 +37,7 @@ type Query struct {
 
 	// Dial opens the connection to a Server that a caller chose; it is the
 	// place for that caller's policy, and what it denies with a
-	// *dial.DeniedError fails with Denied. network is "udp" or "tcp" (also for
+	// *dial.DeniedError fails with Denied, with a *dial.LimitError with Limited. network is "udp" or "tcp" (also for
 	// TLS). Nil: Config.DialServer. Not used without Server.
 	Dial func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error)
 	// TLS is the configuration for Transport "tls". Nil: the machine's roots,

@@ -112,24 +112,29 @@ func (w *walk) expire(s *sent, server netip.AddrPort) {
 }
 
 // fail records why a question has no answer yet. Of several reasons the one
-// that says most is kept.
+// that says most is kept; a server that may be asked says more than one that may
+// not, and one that may be asked later more than one that may not at all.
 func (r *reply) fail(reason Reason, server string, err error) {
 	weight := func(r Reason) int {
 		switch r {
 		case ServFail:
-			return 6
+			return 7
 		case Refused:
-			return 5
+			return 6
 		case Malformed:
-			return 4
+			return 5
 		case Timeout:
-			return 3
+			return 4
 		case Unreachable:
+			return 3
+		case Limited:
 			return 2
+		case Denied:
+			return 1
 		case ReasonNone:
 			return 0
 		}
-		return 7
+		return 8
 	}
 	if weight(reason) > weight(r.reason) {
 		r.reason, r.server, r.err = reason, server, err

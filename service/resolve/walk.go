@@ -105,12 +105,15 @@ type dialFunc = func(ctx context.Context, network string, server netip.AddrPort)
 // reasonOf sorts the error of a connection.
 func (w *walk) reasonOf(err error) Reason {
 	var denied *dial.DeniedError
+	var limit *dial.LimitError
 	var tlsError *handshakeError
 	switch {
 	case w.ctx.Err() == context.Canceled:
 		return Cancelled
 	case errors.As(err, &denied):
 		return Denied
+	case errors.As(err, &limit):
+		return Limited
 	case isTimeout(err):
 		return Timeout
 	case errors.As(err, &tlsError):
