@@ -176,9 +176,13 @@ func (r *race) start(ctx context.Context) {
 	r.outcome.Attempts = append(r.outcome.Attempts, attempt)
 	r.running++
 	go func() {
+		var conn net.Conn
 		var crash crash
 		defer func() {
 			if crash.value != nil {
+				if conn != nil {
+					_ = conn.Close()
+				}
 				r.results <- result{index: index, attempt: attempt, crash: crash}
 			}
 		}()
@@ -189,7 +193,8 @@ func (r *race) start(ctx context.Context) {
 			r.admitted <- struct{}{}
 		}
 		begin := time.Now()
-		conn, err := r.dial(ctx, request, &attempt)
+		var err error
+		conn, err = r.dial(ctx, request, &attempt)
 		attempt.Duration = time.Since(begin)
 		if err == nil && r.all {
 			r.check(ctx, conn, &attempt)

@@ -124,7 +124,7 @@ func (t *conversation) touch() { t.active.Store(int64(t.elapsed())) }
 // take carries out one step after the other.
 func (t *conversation) take() {
 	for {
-		step, err := t.next()
+		step, err := t.wait()
 		t.turn.Lock()
 		t.at(true)
 		goOn := !t.ended && t.carryOut(step, err)
@@ -136,6 +136,18 @@ func (t *conversation) take() {
 	}
 }
 
+// wait waits for the next step. Its error can be a *crash.
+func (t *conversation) wait() (step Step, err error) {
+	var fell crash
+	defer func() {
+		if fell.value != nil {
+			err = &fell
+		}
+	}()
+	defer fell.catch()
+	return t.next()
+}
+
 // carryOut carries out one step, or notes why there is none; false: there will be no more.
 func (t *conversation) carryOut(step Step, err error) (more bool) {
 	defer func() {
@@ -144,6 +156,10 @@ func (t *conversation) carryOut(step Step, err error) (more bool) {
 		}
 	}()
 	defer t.crash.catch()
+	if fell, ok := errors.AsType[*crash](err); ok {
+		t.crash = *fell
+		return false
+	}
 	if errors.Is(err, io.EOF) {
 		t.note(func() { t.silent = true })
 		return false

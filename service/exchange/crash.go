@@ -22,6 +22,9 @@ func (c *crash) catch() {
 // again goes on with the panic, if there was one. The goroutine must have ended.
 func (c *crash) again() {
 	if c.value != nil {
-		panic(fmt.Sprintf("%v\n\n%s", c.value, c.stack))
+		panic(c.Error())
 	}
 }
+
+// Error is what the panic was about, and where it was.
+func (c *crash) Error() string { return fmt.Sprintf("%v\n\n%s", c.value, c.stack) }

@@ -287,7 +287,7 @@ func (s *session) resolve() ([]netip.AddrPort, *failure) {
 	if result.Source == "literal" { // an address has no name, and reading it is no lookup
 		canonical, duration = "", 0
 	} else {
-		s.host = target.Host
+		s.host = resolve.ASCII(target.Host)
 	}
 	s.outcome.Timings.Resolve = duration
 	hosts := interleave(result.Addresses)
