@@ -218,6 +218,8 @@ func lookupCode(reason resolve.Reason) (codes.Code, probev1.ErrorReason) {
 		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_RESOLVER_NOT_CONFIGURED
 	case resolve.Denied:
 		return codes.PermissionDenied, probev1.ErrorReason_ERROR_REASON_POLICY_DENIED
+	case resolve.Limited:
+		return codes.ResourceExhausted, probev1.ErrorReason_ERROR_REASON_LIMIT_REACHED
 	case resolve.Cancelled:
 		return codes.Canceled, probev1.ErrorReason_ERROR_REASON_CANCELLED
 	}

@@ -27,14 +27,18 @@ func (s *policyServer) ExplainPolicy(ctx context.Context, message *probev1.Expla
 	}
 	rules, subject := s.policy(), subjectOf(ctx)
 	response := &probev1.ExplainPolicyResponse{Subject: subject, Roles: rules.RolesOf(subject)}
-	if target.Host != "" && !resolve.IsLiteral(target.Host) {
-		decision := rules.DecideName(subject, target.Host)
-		response.Resolve = decisionMessage(probev1.PolicyVerb_POLICY_VERB_RESOLVE, decision, rules.ExplainName(subject, target.Host))
+	if isName(target.Host) {
+		name := resolve.ASCII(target.Host)
+		decision := rules.DecideName(subject, name)
+		response.Resolve = decisionMessage(probev1.PolicyVerb_POLICY_VERB_RESOLVE, decision, rules.ExplainName(subject, name))
 		if !decision.Allowed {
 			return response, nil
 		}
 	}
 	reached, outcome := s.reach(ctx, target)
+	if strings.HasPrefix(target.Path, "@") { // what is abstract, package dial denies by itself
+		reached = []policy.Target{{Network: target.Scheme, Path: target.Path}}
+	}
 	if outcome.Resolution != nil {
 		response.ResolutionError = text(outcome.Resolution.Error())
 	}

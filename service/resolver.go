@@ -10,7 +10,6 @@ import (
 
 	probev1 "probed/gen/probe/v1"
 	"probed/service/dial"
-	"probed/service/guard"
 	"probed/service/resolve"
 )
 
@@ -107,8 +106,13 @@ func (s *resolverServer) GetAddressInfo(ctx context.Context, request *probev1.Ge
 	for _, flag := range request.GetFlags() {
 		hints.Flags |= resolve.AIFlags(flag)
 	}
-	if err := s.mayLookUpHost(ctx, request.GetHost()); err != nil {
-		return nil, s.lookup("addrinfo", begin, err)
+	if host := request.GetHost(); isName(host) {
+		if hints.Flags&resolve.AI_IDN != 0 { // without it a name is asked as it stands
+			host = resolve.ASCII(host)
+		}
+		if err := s.mayLookUpName(ctx, host); err != nil {
+			return nil, s.lookup("addrinfo", begin, err)
+		}
 	}
 	entries, err := s.resolver.GetAddrInfo(ctx, request.Host, request.Service, hints)
 	if err != nil {
@@ -157,39 +161,38 @@ func (s *resolverServer) QueryDNS(ctx context.Context, request *probev1.QueryDNS
 // ask asks what the caller may ask. A server of the caller's choice is reached as the target of an exchange is: in a
 // session, and by rules about it.
 func (s *resolverServer) ask(ctx context.Context, query resolve.Query) (answer *resolve.Response, err error) {
+	name := resolve.ASCII(query.Name)
 	if query.Server == "" {
-		if err := s.mayLookUpName(ctx, query.Name); err != nil {
+		if err := s.mayLookUpName(ctx, name); err != nil {
 			return nil, err
 		}
 		return s.resolver.QueryDNS(ctx, query)
 	}
-	ctx, session, err := s.session(ctx, "QueryDNS", query.Server)
+	ctx, session, err := s.session(ctx, probev1.ResolverService_QueryDNS_FullMethodName, query.Server)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		result := guard.Result{OK: err == nil && answer != nil, Code: codeName(statusOf(err)), Reason: reasonOf(statusOf(err))}
-		if answer != nil {
-			result.Address = answer.Server
-		}
-		session.end(result)
-	}()
+	defer func() { session.end(session.queried(answer, statusOf(err))) }()
 	if err := s.mayLookUpHost(ctx, resolve.ServerName(query.Server)); err != nil {
 		return nil, err
 	}
-	if err := s.mayLookUpName(ctx, query.Name); err != nil {
+	if err := s.mayLookUpName(ctx, name); err != nil {
 		return nil, err
 	}
 	return s.resolver.QueryDNS(ctx, query)
 }
 
-// mayLookUpHost decides whether the caller may look up a host: an address, and none at all, needs no lookup.
+// mayLookUpHost decides whether the caller may look up a host: an address, and none at all, needs no lookup. A name is
+// decided in the form in which it is asked.
 func (s *Service) mayLookUpHost(ctx context.Context, host string) error {
-	if host == "" || resolve.IsLiteral(host) {
+	if !isName(host) {
 		return nil
 	}
-	return s.mayLookUpName(ctx, host)
+	return s.mayLookUpName(ctx, resolve.ASCII(host))
 }
+
+// isName says whether a host is one that has to be looked up.
+func isName(host string) bool { return host != "" && !resolve.IsLiteral(host) }
 
 func (s *resolverServer) query(request *probev1.QueryDNSRequest) (resolve.Query, error) {
 	recordType, ok := resolve.ParseType(cmp.Or(request.GetType(), "A"))
@@ -201,9 +204,13 @@ func (s *resolverServer) query(request *probev1.QueryDNSRequest) (resolve.Query,
 		Type:   recordType,
 		Server: request.GetServer(),
 		Dial: func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
-			return s.dialer.Dial(ctx, dial.Request{
-				Network: network, Address: server, Host: resolve.ServerName(request.GetServer()), Send: true,
+			conn, err := s.dialer.Dial(ctx, dial.Request{
+				Network: network, Address: server, Host: resolve.ASCII(resolve.ServerName(request.GetServer())), Send: true,
 			})
+			if err != nil {
+				return nil, err
+			}
+			return sessionFrom(ctx).counted(server, conn), nil
 		},
 	}
 	switch request.GetTransport() {

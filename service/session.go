@@ -4,8 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	codepb "google.golang.org/genproto/googleapis/rpc/code"
@@ -15,6 +19,7 @@ import (
 	"probed/service/exchange"
 	"probed/service/guard"
 	"probed/service/policy"
+	"probed/service/resolve"
 )
 
 // session is one call that opens connections for its caller: it counts against limits, every dial of it is decided for
@@ -24,13 +29,23 @@ type session struct {
 	record  *guard.Session // nil: no audit log is kept
 	release func()
 
+	// Of the server that a query goes to; of an exchange the outcome tells.
+	sent, received atomic.Int64
+
 	mu    sync.Mutex
 	rules map[string]string // which rule decided, by the name, address or path that it was about
 	last  string            // the rule that decided last
+	asked string            // the server that a query last went to
 }
 
 // sessionKey is the key of a session in the context of its call.
 type sessionKey struct{}
+
+// sessionFrom is the session that ctx belongs to; nil: none.
+func sessionFrom(ctx context.Context) *session {
+	x, _ := ctx.Value(sessionKey{}).(*session)
+	return x
+}
 
 // session begins one, and tells what is asked for to the audit log before anything is done about it. The error is a
 // status: the limits are reached, or nothing can be written down. Whoever called has to end it.
@@ -65,34 +80,96 @@ func (x *session) end(result guard.Result) {
 		return
 	}
 	x.mu.Lock()
-	result.Rule = cmp.Or(x.rules[result.Address], x.last)
+	var rules []string
+	for address := range strings.SplitSeq(result.Address, addressSeparator) {
+		if rule := cmp.Or(x.rules[address], x.last); !slices.Contains(rules, rule) {
+			rules = append(rules, rule)
+		}
+	}
+	result.Rule = strings.Join(rules, addressSeparator)
 	x.mu.Unlock()
 	result.Duration = time.Since(x.begin)
 	x.record.End(result)
 }
 
-// exchanged is what the audit log keeps of an exchange. err is the status its caller gets. A call that panicked has
-// neither outcome nor error.
+// addressSeparator stands between addresses, and between rules, in the audit log.
+const addressSeparator = ","
+
+// exchanged is what the audit log keeps of an exchange. err is the status its caller gets.
 func exchanged(outcome *exchange.Outcome, err error) guard.Result {
-	code := codeName(err)
-	if outcome == nil && err == nil {
-		code = codepb.Code_INTERNAL.String()
-	}
 	if outcome == nil {
-		return guard.Result{Code: code}
+		return failed(err)
 	}
-	reason := ""
-	if outcome.Reason != exchange.None {
-		reason = outcome.Reason.String()
-	}
-	return guard.Result{
+	result := guard.Result{
 		OK:            outcome.OK && err == nil,
-		Code:          code,
-		Reason:        reason,
+		Code:          codeName(err),
 		Address:       outcome.Remote,
 		BytesSent:     int64(outcome.BytesSent),     //nolint:gosec // bytes that have passed are fewer than 1<<63
 		BytesReceived: int64(outcome.BytesReceived), //nolint:gosec // likewise
 	}
+	if outcome.Reason != exchange.None {
+		result.Reason = outcome.Reason.String()
+	}
+	if result.Address == "" { // when all addresses are checked, no connection is kept
+		var connected []string
+		for _, attempt := range outcome.Attempts {
+			if attempt.OK || attempt.Local != "" {
+				connected = append(connected, attempt.Address)
+			}
+		}
+		result.Address = strings.Join(connected, addressSeparator)
+	}
+	return result
+}
+
+// queried is what the audit log keeps of a query to a server of the caller's choice. err is the status its caller gets.
+func (x *session) queried(answer *resolve.Response, err error) guard.Result {
+	result := guard.Result{OK: true, Code: codeName(nil)}
+	if answer == nil {
+		result = failed(err)
+	}
+	x.mu.Lock()
+	result.Address = x.asked
+	x.mu.Unlock()
+	result.BytesSent, result.BytesReceived = x.sent.Load(), x.received.Load()
+	return result
+}
+
+// failed is the result of a call that came to nothing. One that panicked has no error either.
+func failed(err error) guard.Result {
+	if err == nil {
+		internal := codepb.Code_INTERNAL.String()
+		return guard.Result{Code: internal, Reason: internal}
+	}
+	return guard.Result{Code: codeName(err), Reason: strings.TrimPrefix(reasonOf(err), "ERROR_REASON_")}
+}
+
+// counted is conn, a connection to a server that is asked in the session, if there is one, with its bytes counted there.
+func (x *session) counted(server netip.AddrPort, conn net.Conn) net.Conn {
+	if x == nil {
+		return conn
+	}
+	x.mu.Lock()
+	x.asked = server.String()
+	x.mu.Unlock()
+	return &countedConn{conn, x}
+}
+
+type countedConn struct {
+	net.Conn
+	session *session
+}
+
+func (c *countedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.session.received.Add(int64(n))
+	return n, err
+}
+
+func (c *countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.session.sent.Add(int64(n))
+	return n, err
 }
 
 // codeName is the name of the code of a status, as the contract spells it: PERMISSION_DENIED.
@@ -108,10 +185,18 @@ func (x *session) decided(what, rule string) {
 	x.rules[what], x.last = rule, rule
 }
 
-// denial is the last denial of a session that was denied everything.
-func (x *session) denial() error {
+// denial is the denial of an exchange that was denied all it tried: that of the first address.
+func (x *session) denial(attempts []exchange.Attempt) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	for _, attempt := range attempts {
+		if rule := x.rules[attempt.Address]; rule != "" && attempt.Reason == exchange.PolicyDenied {
+			return &policy.DeniedError{Rule: rule}
+		}
+	}
+	if x.last == "" { // an abstract unix socket, which package dial denies by itself
+		x.last = policy.RuleDenyUnixPath
+	}
 	return &policy.DeniedError{Rule: x.last}
 }
 
@@ -157,7 +242,7 @@ func (s *Service) tell(ctx context.Context, what string, decision policy.Decisio
 	if s.hooks.Decided != nil {
 		s.hooks.Decided(decision)
 	}
-	if x, ok := ctx.Value(sessionKey{}).(*session); ok {
+	if x := sessionFrom(ctx); x != nil {
 		x.decided(what, decision.Rule)
 	}
 	return decision.Err()
