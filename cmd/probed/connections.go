@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"probed/service/guard"
 )
 
 // connections are those that the listeners for callers have accepted. They are counted, so that there are not too many,
@@ -66,19 +68,12 @@ func (c *connections) admit(accepted net.Conn) net.Conn {
 	return conn
 }
 
-// sourceOf is where a connection counts as coming from: of an IPv6 address the first 64 bits, since whoever has one there
-// has them all.
+// sourceOf is where a connection comes from; not valid for one that is not TCP.
 func sourceOf(conn net.Conn) netip.Prefix {
-	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
-	if !ok {
-		return netip.Prefix{}
+	if remote, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return guard.Source(remote.AddrPort().Addr())
 	}
-	address := remote.AddrPort().Addr().Unmap().WithZone("")
-	bits := address.BitLen()
-	if address.Is6() {
-		bits = 64
-	}
-	return netip.PrefixFrom(address, bits).Masked()
+	return netip.Prefix{}
 }
 
 // Close closes the connection.

@@ -129,7 +129,7 @@ func TestCombinations(t *testing.T) {
 	both := Config{Certificates: certificates, Tokens: tokens}
 	optional := Config{Certificates: certificates, Tokens: tokens, Anonymous: true}
 	remote := netip.MustParseAddr("192.0.2.7")
-	unasked := Caller{Anonymous, MethodNone, "192.0.2.7"}
+	unasked := Caller{Anonymous, MethodNone, "192.0.2.7/32"}
 	byToken := Caller{"token:a", MethodToken, "token:a"}
 	byCertificate := Caller{"mtls:host", MethodCertificate, "mtls:host"}
 
@@ -176,8 +176,8 @@ func TestCombinations(t *testing.T) {
 func TestAnonymousKeys(t *testing.T) {
 	t.Parallel()
 	for remote, want := range map[string]string{
-		"192.0.2.7":              "192.0.2.7",
-		"::ffff:192.0.2.7":       "192.0.2.7",
+		"192.0.2.7":              "192.0.2.7/32",
+		"::ffff:192.0.2.7":       "192.0.2.7/32",
 		"2001:db8:1:2:3:4:5:6":   "2001:db8:1:2::/64",
 		"2001:db8:1:2:ffff::":    "2001:db8:1:2::/64",
 		"2001:db8:1:3::":         "2001:db8:1:3::/64",

@@ -49,14 +49,21 @@ type Caller struct {
 // anonymous is the caller of a request without credentials.
 func anonymous(remote netip.Addr) Caller {
 	caller := Caller{Subject: Anonymous, Method: MethodNone, Key: Anonymous}
-	remote = remote.Unmap().WithZone("")
-	switch {
-	case remote.Is4():
-		caller.Key = remote.String()
-	case remote.Is6():
-		caller.Key = netip.PrefixFrom(remote, 64).Masked().String()
+	if source := Source(remote); source.IsValid() {
+		caller.Key = source.String()
 	}
 	return caller
+}
+
+// Source is where an address counts as coming from: itself, or of an IPv6 address the first 64 bits, since whoever has one
+// address there has them all. It is not valid for an address that is not.
+func Source(remote netip.Addr) netip.Prefix {
+	remote = remote.Unmap().WithZone("")
+	bits := remote.BitLen()
+	if remote.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(remote, bits).Masked()
 }
 
 type credentialsKey struct{}
