@@ -144,7 +144,7 @@ func TestWithCredentials(t *testing.T) {
 		t.Errorf("subject %q, want token:bob", got)
 	}
 	ctx = a.Identify(WithCredentials(forged, Credentials{Remote: remote}))
-	if got := CallerFrom(ctx); got != (Caller{Anonymous, MethodNone, "192.0.2.1"}) {
+	if got := CallerFrom(ctx); got != (Caller{Anonymous, MethodNone, "192.0.2.1/32"}) {
 		t.Errorf("caller %+v, want anonymous", got)
 	}
 	if got, ok := CredentialsFrom(ctx); !ok || got.Remote != remote {
