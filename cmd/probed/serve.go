@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -82,6 +83,9 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 			return err
 		}
 	}
+	if c.policy != nil && len(o.unixPaths) > 0 {
+		return usageError{fmt.Errorf("--unix-path lets every caller reach a socket, and %s says who may do what: list it there, in the unix_paths of a rule", o.config)}
+	}
 	o.fill(c)
 	// One that an earlier run has left would be taken for this one's.
 	if err := os.Remove(o.listenFile); o.listenFile != "" && err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -111,6 +115,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 	if err := s.assemble(getenv); err != nil {
 		return err
 	}
+	defer s.close()
 	s.announceRisks()
 	return s.run(ctx, signals)
 }
@@ -203,7 +208,9 @@ func (s *server) assemble(getenv func(string) string) error {
 	return nil
 }
 
-// grpcOptions are all there are that bound what one connection, or one call, can make probed hold.
+// grpcOptions are all there are that bound what one connection, or one call, can make probed hold. What is not here is
+// as grpc has it: buffers of 32 KiB a connection for reading, HPACK tables of 4 KiB, a goroutine a call, and answers of
+// any size, since their size is ours.
 func (s *server) grpcOptions() []grpc.ServerOption {
 	options := []grpc.ServerOption{
 		grpc.StaticStreamWindowSize(streamWindow),
