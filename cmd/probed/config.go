@@ -74,7 +74,7 @@ func readConfigAt(file string, now time.Time) (*config, error) {
 		r.config(message)
 	}
 	if faults := r.all(); len(faults) > 0 {
-		return nil, &configError{faults}
+		return nil, &configError{faults, r.c.files}
 	}
 	return &r.c, nil
 }

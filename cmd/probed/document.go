@@ -64,7 +64,10 @@ func printable(text string) string {
 }
 
 // configError is all that is wrong with a configuration, a line each.
-type configError struct{ faults []fault }
+type configError struct {
+	faults []fault
+	files  []string // that were read, one of which has to change
+}
 
 func (e *configError) Error() string {
 	lines := make([]string, len(e.faults))

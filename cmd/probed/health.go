@@ -18,9 +18,9 @@ const maxWatchers = 64
 // so one client that watches would hold up the end until its last moment.
 type healthService struct {
 	*health.Server
-	watchers chan struct{} // has one for each who watches
-	over context.Context // ends when watchers are to go
-	end  context.CancelFunc
+	watchers chan struct{}   // has one for each who watches
+	over     context.Context // ends when watchers are to go
+	end      context.CancelFunc
 }
 
 func newHealthService() *healthService {

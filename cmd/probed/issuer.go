@@ -20,27 +20,56 @@ import (
 // issuerTimeout is how long an issuer may take to answer, connection and all.
 const issuerTimeout = 10 * time.Second
 
-// authenticator is made of what the configuration says about callers.
-func (s *server) authenticator(c *config) (*guard.Authenticator, error) {
-	config := guard.Config{Certificates: c.certificates, Tokens: c.tokens, Anonymous: !c.asks() || s.options.insecureNoAuth, Observe: s.observeIssuer}
+// issuerClients are those that ask issuers, by what each was made of.
+type issuerClients map[issuerFiles]*http.Client
+
+// issuerFiles is what the client of an issuer is made of. authorities is what its file says: another file by the same name
+// makes another client.
+type issuerFiles struct{ authorities, bearerTokenFile string }
+
+// authenticator gives next what the configuration says about callers. What is in force already knows the keys of issuers:
+// of those that stay as they are, they are taken over, so that a reload does not depend on their being there.
+func (s *server) authenticator(next *rules, c *config) error {
+	config := guard.Config{
+		Certificates: c.certificates, Tokens: c.tokens, Anonymous: !c.asks() || s.options.insecureNoAuth,
+		Observe: func(issuer string, err error) {
+			if err != nil {
+				s.log.Warn("the keys of an issuer cannot be had", "issuer", issuer, "error", err.Error())
+			}
+		},
+	}
+	before := s.rules.Load()
+	if before != nil {
+		config.Before = before.authenticator
+	}
+	next.issuers = make(issuerClients)
 	for _, one := range c.issuers {
-		client, err := issuerClient(one)
-		if err != nil {
-			return nil, err
+		files := issuerFiles{bearerTokenFile: one.bearerTokenFile}
+		if one.caFile != "" {
+			authorities, err := readRegular(one.caFile)
+			if err != nil {
+				return fmt.Errorf("%s: %w", one.caFile, err)
+			}
+			files.authorities = string(authorities)
 		}
+		var client *http.Client
+		if before != nil {
+			client = before.issuers[files]
+		}
+		if client == nil {
+			var err error
+			if client, err = issuerClient(one); err != nil {
+				return err
+			}
+		}
+		next.issuers[files] = client
 		config.Issuers = append(config.Issuers, guard.Issuer{
 			Name: one.Name, URL: one.URL, Audience: one.Audience, Algorithms: one.Algorithms, Client: client,
 		})
 	}
-	return guard.NewAuthenticator(config)
-}
-
-// observeIssuer tells how it went to get the keys of an issuer.
-func (s *server) observeIssuer(issuer string, err error) {
-	s.counts.IssuerAsked(err == nil)
-	if err != nil {
-		s.log.Error("the keys of an issuer of tokens cannot be had", "issuer", issuer, "error", err.Error())
-	}
+	var err error
+	next.authenticator, err = guard.NewAuthenticator(config)
+	return err
 }
 
 // issuerClient asks an issuer for its keys. It has a dialer of its own, which asks no policy: where an issuer is, the

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"reflect"
@@ -23,6 +24,7 @@ const watchInterval = 5 * time.Second
 type rules struct {
 	policy        *policy.Policy
 	authenticator *guard.Authenticator
+	issuers       issuerClients // of the authenticator
 }
 
 // prepare makes of a configuration what is to be in force, and returns what puts it there. Nothing has changed when it
@@ -34,18 +36,10 @@ func (s *server) prepare(c *config) (apply func(), err error) {
 	if c.policy != nil {
 		next.policy.Lift, next.policy.Roles = c.policy.lift, c.policy.roles
 	}
-	before := s.rules.Load()
-	if before != nil && sameAuth(s.config, c) {
-		next.authenticator = before.authenticator // it knows the keys of the issuers, who may be down now
-	} else if next.authenticator, err = s.authenticator(c); err != nil {
+	if err := s.authenticator(next, c); err != nil {
 		return nil, err
 	}
-	steps := []func(){func() {
-		s.rules.Store(next)
-		if before != nil && before.authenticator != next.authenticator {
-			before.authenticator.Close()
-		}
-	}}
+	steps := []func(){func() { s.retire(s.rules.Swap(next)) }}
 	for _, one := range []struct {
 		listener *listenerTLS
 		files    *tlsFiles
@@ -67,36 +61,55 @@ func (s *server) prepare(c *config) (apply func(), err error) {
 	}, nil
 }
 
-// sameAuth tells whether two configurations know the same callers.
-func sameAuth(a, b *config) bool {
-	return reflect.DeepEqual([]any{a.certificates, a.tokens, a.issuers}, []any{b.certificates, b.tokens, b.issuers})
-}
-
 // reload puts in force what the configuration says now. A configuration that is wrong, or with which probed would not have
 // started, changes nothing; the log and the metrics say so.
 func (s *server) reload() {
-	c, err := readConfig(s.options.config)
-	if err == nil {
-		err = checkExposure(s.exposure(c))
-	}
-	var apply func()
-	if err == nil {
-		apply, err = s.prepare(c)
-	}
+	c, err := s.putInForce()
 	s.counts.Reloaded(err == nil)
 	if err != nil {
 		s.log.Error("the configuration is as it was: the file has faults", "file", s.options.config, "error", err.Error())
 		return
 	}
-	apply()
 	for _, what := range s.begun.changed(c) {
 		s.log.Warn("a change of the configuration waits for a restart", "file", s.options.config, "section", what)
 	}
-	s.config = c
 	for _, warning := range c.warnings {
 		s.log.Warn("configuration", "warning", warning.String())
 	}
 	s.log.Info("the configuration is in force", "file", s.options.config)
+}
+
+// putInForce puts what the configuration says now in force. From then on its files are watched, also when they are wrong:
+// these are what has to change.
+func (s *server) putInForce() (*config, error) {
+	c, err := readConfig(s.options.config)
+	if wrong, ok := errors.AsType[*configError](err); ok {
+		s.files = wrong.files
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.files = c.files
+	if err := checkExposure(s.exposure(c)); err != nil {
+		return nil, err
+	}
+	apply, err := s.prepare(c)
+	if err != nil {
+		return nil, err
+	}
+	apply()
+	return c, nil
+}
+
+// retire closes what tells callers apart no more. Requests that wait for an issuer then still get their answer.
+func (s *server) retire(before *rules) {
+	if before == nil {
+		return
+	}
+	s.retired.Go(func() {
+		wait(s.life, issuerTimeout)
+		before.authenticator.Close()
+	})
 }
 
 // changed are the sections that differ and that a reload does not put in force.
@@ -120,9 +133,9 @@ func (c *config) changed(next *config) (sections []string) {
 // watch puts in force what changes, until a signal to end comes or ctx ends: when one of the files of the configuration
 // says something else, and at a SIGHUP, which also makes the audit log begin anew, for who has moved its file away.
 func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
-	ticker := time.NewTicker(watchInterval)
+	ticker := time.NewTicker(s.watchEvery)
 	defer ticker.Stop()
-	seen := fingerprint(s.config.files)
+	seen := fingerprint(s.files)
 	for {
 		select {
 		case <-ctx.Done():
@@ -137,13 +150,13 @@ func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 				}
 			}
 		case <-ticker.C:
-			if fingerprint(s.config.files) == seen {
+			if fingerprint(s.files) == seen {
 				continue
 			}
 		}
 		if s.options.config != "" {
 			// What the files say is noted before they are read: what changes meanwhile is seen the next time.
-			seen = fingerprint(s.config.files)
+			seen = fingerprint(s.files)
 			s.reload()
 		}
 	}

@@ -48,8 +48,7 @@ const (
 // server is probed, put together.
 type server struct {
 	options   options
-	begun     *config // what it began with: listeners, limits, drain and audit stay as they were
-	config    *config // what is in force of the rest; run's until it serves, then watch's alone
+	begun     *config // what it began with; but for what prepare takes from a later one, that is how it stays
 	limits    limits
 	log       *slog.Logger
 	counts    *metrics.Metrics
@@ -66,6 +65,12 @@ type server struct {
 	http      *http.Server
 	ops       *http.Server
 	ready     atomic.Bool // whether new calls are welcome
+
+	files      []string        // of the configuration, as it was read last; watch's alone
+	watchEvery time.Duration   // they are looked at
+	life       context.Context // ends with close
+	die        context.CancelFunc
+	retired    sync.WaitGroup // of what a reload has put out of force, until it is closed
 }
 
 // serve runs probed until a signal, or the failure of a listener, ends it.
@@ -122,10 +127,19 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 
 // newServer returns a server that is yet to be assembled.
 func newServer(o options, c *config, log *slog.Logger, l *listeners, counts *metrics.Metrics) *server {
-	return &server{
-		options: o, begun: c, config: c, limits: limitsOf(c.limits, l.reachable > 0),
+	s := &server{
+		options: o, begun: c, files: c.files, watchEvery: watchInterval, limits: limitsOf(c.limits, l.reachable > 0),
 		log: log, counts: counts, listeners: l, health: newHealthService(),
 	}
+	s.life, s.die = context.WithCancel(context.Background())
+	return s
+}
+
+// close ends what tells callers apart.
+func (s *server) close() {
+	s.die()
+	s.retired.Wait()
+	s.rules.Load().authenticator.Close()
 }
 
 // announceRisks says in the log what an operator has asked for and might not have meant.
@@ -138,7 +152,7 @@ func (s *server) announceRisks() {
 	if insecure > 0 {
 		s.log.Warn("listening without authentication: whoever reaches this address can make connections from here", "listeners", insecure)
 	}
-	for _, warning := range s.config.warnings {
+	for _, warning := range s.begun.warnings {
 		s.log.Warn("configuration", "warning", warning.String())
 	}
 }
@@ -153,7 +167,7 @@ func (s *server) assemble(getenv func(string) string) error {
 		Hostname: hostname, Version: programVersion(),
 		Pod: getenv("PROBED_POD"), Namespace: getenv("PROBED_NAMESPACE"), Node: getenv("PROBED_NODE"),
 	}
-	apply, err := s.prepare(s.config)
+	apply, err := s.prepare(s.begun)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,10 @@ type Config struct {
 	// Authorization header is passed over: it is for somebody else.
 	Anonymous bool
 
+	// Before is the Authenticator that this one takes the place of: what it has of issuers with the same URL and Client, their
+	// keys, is taken over. Nil: there was none.
+	Before *Authenticator
+
 	// Now is the time; nil: time.Now.
 	Now func() time.Time
 	// Observe is told what came of each attempt to get an issuer's keys, nil of one that succeeded; it is for the log and
@@ -78,6 +82,9 @@ func NewAuthenticator(config Config) (*Authenticator, error) {
 		}
 		names[i.name] = true
 		a.issuers[c.URL] = i
+		if config.Before != nil {
+			i.takeOver(config.Before.issuers[c.URL])
+		}
 	}
 	if !a.asks() && !a.anonymous {
 		return nil, errors.New("nobody could call: name client certificates, tokens or issuers, or let callers be anonymous")

@@ -71,7 +71,8 @@ type issuer struct {
 	name     string
 	url      string
 	observe  func(string, error)
-	client   *http.Client //nolint:forbidigo // the operator's, with bounds
+	given    *http.Client //nolint:forbidigo // the operator's
+	client   *http.Client //nolint:forbidigo // the same, with bounds
 	expected oidc.Config
 	signed   []jose.SignatureAlgorithm // those of expected, as the library below has them
 
@@ -104,6 +105,7 @@ func newIssuer(c Issuer, now func() time.Time, observe func(string, error)) (*is
 		name:     name,
 		url:      c.URL,
 		observe:  observe,
+		given:    c.Client,
 		client:   boundedClient(c.Client),
 		expected: oidc.Config{ClientID: c.Audience, SupportedSigningAlgs: c.Algorithms, Now: now},
 	}
@@ -118,6 +120,16 @@ func newIssuer(c Issuer, now func() time.Time, observe func(string, error)) (*is
 	}
 	i.life, i.end = context.WithCancel(context.Background())
 	return i, nil
+}
+
+// takeOver takes the keys that before has, if it asks the same server in the same way; before may be nil.
+func (i *issuer) takeOver(before *issuer) {
+	if before == nil || before.given != i.given {
+		return
+	}
+	before.mu.Lock()
+	defer before.mu.Unlock()
+	i.keys, i.fetched, i.tried, i.failed = before.keys, before.fetched, before.tried, before.failed
 }
 
 // close ends the attempt that is under way, and waits for it.

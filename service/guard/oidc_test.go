@@ -420,3 +420,28 @@ func FuzzClaimedIssuer(f *testing.F) {
 		}
 	})
 }
+
+// What takes the place of another has its keys, if it asks the same issuer in the same way, and needs none from it.
+func TestTakeOver(t *testing.T) {
+	t.Parallel()
+	x := newTestIssuer(t)
+	key := ecKey(t, "k")
+	x.set(func() { x.keys = []any{key.public()} })
+	token := sign(t, key.algorithm, key.private, key.id, map[string]any{
+		"iss": x.URL, "aud": "probed", "sub": "ann", "exp": time.Now().Add(time.Hour).Unix(),
+	})
+	client := x.Client()
+	with := func(client *http.Client, before *Authenticator) *Authenticator {
+		return authenticator(t, Config{Issuers: []Issuer{{URL: x.URL, Audience: "probed", Client: client}}, Before: before})
+	}
+	first := with(client, nil)
+	ask(t, first, token, "oidc:ann")
+	x.set(func() { x.answer = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) } })
+	second := with(client, first)
+	first.Close()
+	ask(t, second, token, "oidc:ann")
+	ask(t, with(client, second), token, "oidc:ann")
+	// Another client may trust others.
+	another := *client
+	ask(t, with(&another, second), token, "!"+ReasonIssuerUnavailable)
+}
