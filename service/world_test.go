@@ -29,6 +29,7 @@ import (
 
 	probev1 "probed/gen/probe/v1"
 	"probed/service/gateway"
+	"probed/service/guard"
 	"probed/service/policy"
 )
 
@@ -53,6 +54,7 @@ type settings struct {
 	Config
 	metrics  Interceptors
 	register func(grpc.ServiceRegistrar) // in place of the service
+	callers  *guard.Authenticator        // nil: nobody is asked who they are
 }
 
 // newWorld starts one. Its services are those of IANA alone, its names those of a hosts file, and it has no DNS.
@@ -76,9 +78,11 @@ func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	for _, change := range changes {
 		change(&s)
 	}
-	chain, err := Chain(ChainConfig{
-		Logger: slog.New(slog.NewJSONHandler(w.log, nil)), Vantage: s.Vantage, Metrics: s.metrics,
-	})
+	links := ChainConfig{Logger: slog.New(slog.NewJSONHandler(w.log, nil)), Vantage: s.Vantage, Metrics: s.metrics, Policy: s.Policy}
+	if s.callers != nil {
+		links.Authenticator = func() *guard.Authenticator { return s.callers }
+	}
+	chain, err := Chain(links)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +98,7 @@ func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = w.server.Serve(grpcListener) })
 	w.local = Local(chain, register)
-	rest, err := gateway.New(gateway.Config{Conn: w.local})
+	rest, err := gateway.New(gateway.Config{Conn: w.local, Caller: callerOf})
 	if err != nil {
 		t.Fatal(err)
 	}
