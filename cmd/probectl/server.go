@@ -28,6 +28,13 @@ import (
 	"probed/service/policy"
 )
 
+const (
+	// streamWindow and connectionWindow are what the server may send before it is read. On loopback 64 KiB are as fast; over
+	// a wire, a window and the round trip bound what a stream can carry.
+	streamWindow     = 1 << 20
+	connectionWindow = 4 << 20
+)
+
 // defaultPort is that of probed's gRPC listener.
 const defaultPort = "50051"
 
@@ -154,6 +161,9 @@ func (t *tool) openRemote(ctx context.Context) (*server, error) {
 	conn, err := grpc.NewClient("passthrough:///"+address, append(options,
 		grpc.WithDisableRetry(), // a retry would hide that something is wrong
 		grpc.WithDisableServiceConfig(),
+		// Windows that do not grow: what is received and not yet read stays below this, whatever the network is like.
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connectionWindow),
 		// A server that has vanished, cable and all, says nothing; so who waits for it asks whether it is there. (A probed
 		// takes pings every 10 s or less often.)
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),

@@ -34,8 +34,10 @@ import (
 )
 
 const (
-	// Windows of HTTP/2 are fixed. Left to grow, a few hundred streams that nobody reads hold gigabytes.
-	streamWindow     = 64 << 10
+	// Windows of HTTP/2 are fixed. Left to grow, a few hundred streams that nobody reads hold gigabytes. What a connection
+	// can hold is the window of the connection; that of a stream decides how fast one runs. (500 MB into a conversation, on
+	// a busy machine: 5.9 s with 64 KiB, 4.6 s with 256 KiB, 4.5 s with 1 MiB.)
+	streamWindow     = 256 << 10
 	connectionWindow = 1 << 20
 	// aroundMessage is what a request takes beside its largest field.
 	aroundMessage = 64 << 10
