@@ -26,7 +26,7 @@ func (s *policyServer) ExplainPolicy(ctx context.Context, message *probev1.Expla
 		return nil, statusOf(err)
 	}
 	rules, subject := s.policy(), subjectOf(ctx)
-	response := &probev1.ExplainPolicyResponse{Subject: subject, Roles: rules.RolesOf(subject)}
+	response := &probev1.ExplainPolicyResponse{Subject: subject, Roles: rules.RolesOf(subject), Open: !rules.HasRoles()}
 	if isName(target.Host) {
 		name := resolve.ASCII(target.Host)
 		decision := rules.DecideName(subject, name)

@@ -119,11 +119,8 @@ func caller(answer *probev1.ExplainPolicyResponse) string {
 	case len(roles) > 1:
 		return answer.GetSubject() + ", in the roles " + strings.Join(roles, ", ")
 	}
-	for d := range decisions(answer) {
-		switch d.GetRule() {
-		case policy.RuleAllowAll, policy.RuleAllowUnixPath: // which are of a policy without roles
-			return answer.GetSubject() + "; everybody may do here what is not forbidden to all"
-		}
+	if answer.GetOpen() {
+		return answer.GetSubject() + "; everybody may do here what is not forbidden to all"
 	}
 	return answer.GetSubject() + ", in no role"
 }

@@ -141,6 +141,10 @@ type Rule struct {
 	Verbs Verbs
 }
 
+// HasRoles says whether roles decide at all: they do not in a policy that is Open,
+// nor in that of AllowAll.
+func (p *Policy) HasRoles() bool { return p == nil || !p.all && !p.Open }
+
 // Holds says whether one rule of subject's roles has all of the verbs v, whatever
 // else it asks for. Who does not hold a verb need not be asked what for.
 func (p *Policy) Holds(subject string, v Verbs) bool {

@@ -260,3 +260,15 @@ func BenchmarkDecide(b *testing.B) {
 		})
 	}
 }
+
+func TestHasRoles(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		p    *Policy
+		want bool
+	}{{nil, true}, {&Policy{}, true}, {&Policy{Roles: []Role{{Name: "a"}}}, true}, {&Policy{Open: true}, false}, {AllowAll(), false}} {
+		if got := tt.p.HasRoles(); got != tt.want {
+			t.Errorf("%+v: %v", tt.p, got)
+		}
+	}
+}

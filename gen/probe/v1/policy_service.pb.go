@@ -136,8 +136,7 @@ type ExplainPolicyResponse struct {
 	// Who asks, as this probed knows them: `mtls:NAME`, `token:NAME`, `oidc:SUBJECT` (or the name that the configuration
 	// gives to the issuer), or `anonymous` where nobody is asked who they are.
 	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
-	// The roles of the caller, in the order of the configuration. None where everybody may do what is not forbidden to
-	// all.
+	// The roles of the caller, in the order of the configuration. None also where there are none at all, see open.
 	Roles []string `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
 	// Whether the caller may look up the name of the target. Unset for an address and for a unix socket, which need no
 	// lookup.
@@ -147,8 +146,10 @@ type ExplainPolicyResponse struct {
 	Addresses []*AddressPolicy `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// Why the name has no address, in words; empty when it has one and when it was not looked up.
 	ResolutionError string `protobuf:"bytes,5,opt,name=resolution_error,json=resolutionError,proto3" json:"resolution_error,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// There are no roles here: everybody may do what is not denied to all.
+	Open          bool `protobuf:"varint,6,opt,name=open,proto3" json:"open,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainPolicyResponse) Reset() {
@@ -214,6 +215,13 @@ func (x *ExplainPolicyResponse) GetResolutionError() string {
 		return x.ResolutionError
 	}
 	return ""
+}
+
+func (x *ExplainPolicyResponse) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
 }
 
 // AddressPolicy is what the caller may do with one address.
@@ -417,13 +425,14 @@ const file_probe_v1_policy_service_proto_rawDesc = "" +
 	"\x1dprobe/v1/policy_service.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\":\n" +
 	"\x14ExplainPolicyRequest\x12\"\n" +
 	"\x06target\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05 \x01(\x80 R\x06target\"\xdd\x01\n" +
+	"\xbaH\ar\x05 \x01(\x80 R\x06target\"\xf1\x01\n" +
 	"\x15ExplainPolicyResponse\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x122\n" +
 	"\aresolve\x18\x03 \x01(\v2\x18.probe.v1.PolicyDecisionR\aresolve\x125\n" +
 	"\taddresses\x18\x04 \x03(\v2\x17.probe.v1.AddressPolicyR\taddresses\x12)\n" +
-	"\x10resolution_error\x18\x05 \x01(\tR\x0fresolutionError\"a\n" +
+	"\x10resolution_error\x18\x05 \x01(\tR\x0fresolutionError\x12\x12\n" +
+	"\x04open\x18\x06 \x01(\bR\x04open\"a\n" +
 	"\rAddressPolicy\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x126\n" +
 	"\tdecisions\x18\x02 \x03(\v2\x18.probe.v1.PolicyDecisionR\tdecisions\"\xa0\x01\n" +
