@@ -310,3 +310,10 @@ func soon(t *testing.T, what string, condition func() bool) {
 		}
 	}
 }
+
+func prefixes(all ...string) (parsed []netip.Prefix) {
+	for _, s := range all {
+		parsed = append(parsed, netip.MustParsePrefix(s))
+	}
+	return parsed
+}
