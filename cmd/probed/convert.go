@@ -142,7 +142,11 @@ func (r *reader) auth(m *configv1.Auth) {
 	for i, issuer := range m.GetIssuers() {
 		r.issuer(fmt.Sprintf("auth.issuers[%d]", i), issuer, names)
 	}
-	if len(r.faults) == 0 && !r.c.asks() {
+	switch {
+	case r.c.asks() || len(r.faults)+len(r.elsewhere) > 0:
+	case m.GetTokensFile() != "": // as when the file is about to be written
+		r.report("auth.tokens_file", "there is no token in it, and no other way to prove who calls: nobody could")
+	default:
 		r.warn("auth", "there is no way in it to prove who calls, so nobody is asked")
 	}
 }

@@ -23,6 +23,8 @@ type options struct {
 	drainDelay, drainTimeout          time.Duration
 	logLevel                          string
 	listenFile                        string
+
+	watchEvery time.Duration // the files of the configuration are looked at; 0: watchInterval; tests have less
 }
 
 func (o *options) register(flags *pflag.FlagSet) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -133,7 +134,7 @@ func (c *config) changed(next *config) (sections []string) {
 // watch puts in force what changes, until a signal to end comes or ctx ends: when one of the files of the configuration
 // says something else, and at a SIGHUP, which also makes the audit log begin anew, for who has moved its file away.
 func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
-	ticker := time.NewTicker(s.watchEvery)
+	ticker := time.NewTicker(cmp.Or(s.options.watchEvery, watchInterval))
 	defer ticker.Stop()
 	seen := fingerprint(s.files)
 	for {

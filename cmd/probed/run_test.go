@@ -50,6 +50,7 @@ type program struct {
 	exited    chan struct{} // closed at the end
 	code      int           // once exited is closed
 	stderr    *buffer
+	stdout    *buffer
 	conn      *grpc.ClientConn
 	http      *http.Client
 }
@@ -63,11 +64,20 @@ func start(t *testing.T, args ...string) *program {
 // startIn is start with a context and an environment.
 func startIn(ctx context.Context, t *testing.T, env map[string]string, args ...string) *program {
 	t.Helper()
+	return startBy(t, args, func(p *program, args []string) int {
+		return run(ctx, args, p.stderr, p.stdout, func(name string) string { return env[name] }, p.signals)
+	})
+}
+
+// startBy is start of what run runs.
+func startBy(t *testing.T, args []string, run func(p *program, args []string) int) *program {
+	t.Helper()
 	p := &program{
 		readyFile: filepath.Join(t.TempDir(), "ready"),
 		signals:   make(chan os.Signal, 2),
 		exited:    make(chan struct{}),
 		stderr:    &buffer{},
+		stdout:    &buffer{},
 		http:      &http.Client{Transport: &http.Transport{}, Timeout: patience},
 	}
 	args = append([]string{
@@ -75,7 +85,7 @@ func startIn(ctx context.Context, t *testing.T, env map[string]string, args ...s
 	}, args...)
 	go func() {
 		defer close(p.exited)
-		p.code = run(ctx, args, p.stderr, io.Discard, func(name string) string { return env[name] }, p.signals)
+		p.code = run(p, args)
 	}()
 	t.Cleanup(func() {
 		if p.conn != nil {

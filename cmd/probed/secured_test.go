@@ -107,7 +107,7 @@ func (s *secured) put(t *testing.T, files map[string]string) {
 		t.Fatal(err)
 	}
 	for _, entry := range before {
-		text, err := os.ReadFile(s.path(entry.Name()))
+		text, err := os.ReadFile(filepath.Join(s.dir, "..data", entry.Name()))
 		if err != nil {
 			t.Fatal(err)
 		}

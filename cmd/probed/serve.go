@@ -68,11 +68,10 @@ type server struct {
 	ops       *http.Server
 	ready     atomic.Bool // whether new calls are welcome
 
-	files      []string        // of the configuration, as it was read last; watch's alone
-	watchEvery time.Duration   // they are looked at
-	life       context.Context // ends with close
-	die        context.CancelFunc
-	retired    sync.WaitGroup // of what a reload has put out of force, until it is closed
+	files   []string        // of the configuration, as it was read last; watch's alone
+	life    context.Context // ends with close
+	die     context.CancelFunc
+	retired sync.WaitGroup // of what a reload has put out of force, until it is closed
 }
 
 // serve runs probed until a signal, or the failure of a listener, ends it.
@@ -130,7 +129,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 // newServer returns a server that is yet to be assembled.
 func newServer(o options, c *config, log *slog.Logger, l *listeners, counts *metrics.Metrics) *server {
 	s := &server{
-		options: o, begun: c, files: c.files, watchEvery: watchInterval, limits: limitsOf(c.limits, l.reachable > 0),
+		options: o, begun: c, files: c.files, limits: limitsOf(c.limits, l.reachable > 0),
 		log: log, counts: counts, listeners: l, health: newHealthService(),
 	}
 	s.life, s.die = context.WithCancel(context.Background())

@@ -436,7 +436,9 @@ func TestTakeOver(t *testing.T) {
 	}
 	first := with(client, nil)
 	ask(t, first, token, "oidc:ann")
-	x.set(func() { x.answer = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) } })
+	x.set(func() {
+		x.answer = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }
+	})
 	second := with(client, first)
 	first.Close()
 	ask(t, second, token, "oidc:ann")
