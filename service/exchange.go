@@ -98,7 +98,7 @@ func (s *exchangeServer) run(ctx context.Context, rpc string, request exchange.R
 ) (outcome *exchange.Outcome, err error) {
 	ctx, session, err := s.session(ctx, rpc, request.Target.String())
 	if err != nil {
-		return nil, err
+		return nil, statusOf(err)
 	}
 	defer func() { session.end(exchanged(outcome, err)) }()
 	// A caller who may not look a name up learns nothing of it, not even whether it exists.

@@ -151,7 +151,7 @@ func (c caller) grpc(ctx context.Context, t *testing.T, request proto.Message) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+tokenOf(c.name))
+	ctx = asCaller(ctx, c.name)
 	a := &answer{header: map[string][]string{}}
 	var header, trailer metadata.MD
 	defer func() {
@@ -316,4 +316,9 @@ func prefixes(all ...string) (parsed []netip.Prefix) {
 		parsed = append(parsed, netip.MustParsePrefix(s))
 	}
 	return parsed
+}
+
+// asCaller is the context of calls of NAME by gRPC.
+func asCaller(ctx context.Context, name string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+tokenOf(name))
 }

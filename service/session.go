@@ -47,8 +47,8 @@ func sessionFrom(ctx context.Context) *session {
 	return x
 }
 
-// session begins one, and tells what is asked for to the audit log before anything is done about it. The error is a
-// status: the limits are reached, or nothing can be written down. Whoever called has to end it.
+// session begins one, and tells what is asked for to the audit log before anything is done about it. The error says that
+// the limits are reached, or that nothing can be written down. Whoever called has to end it.
 func (s *Service) session(ctx context.Context, rpc, target string) (context.Context, *session, error) {
 	caller := guard.CallerFrom(ctx)
 	x := &session{begin: time.Now(), release: func() {}}
@@ -56,7 +56,7 @@ func (s *Service) session(ctx context.Context, rpc, target string) (context.Cont
 		release, err := s.limiter.Session(keyOf(caller))
 		if limit, ok := errors.AsType[*guard.LimitError](err); ok {
 			s.limited(limit.Limit)
-			return ctx, nil, statusOf(err)
+			return ctx, nil, limit
 		}
 		x.release = release
 	}
@@ -66,7 +66,7 @@ func (s *Service) session(ctx context.Context, rpc, target string) (context.Cont
 		})
 		if err != nil {
 			x.release()
-			return ctx, nil, statusOf(err)
+			return ctx, nil, err
 		}
 		x.record = record
 	}
