@@ -252,7 +252,7 @@ func (l *load) fails(t *testing.T, name, outcome string) {
 	t.Helper()
 	for _, c := range l.callers {
 		if c.name == name {
-			c.goesOn(t, 2)
+			eventually(t, name+" calls", c.moreCalls(2))
 		}
 	}
 	l.allow(name, outcome)
@@ -271,15 +271,19 @@ func (l *load) allow(name string, outcomes ...string) {
 // each waits for some more calls of every caller.
 func (l *load) each(t *testing.T) {
 	t.Helper()
+	var all []func() bool
 	for _, c := range l.callers {
-		c.goesOn(t, 2)
+		all = append(all, c.moreCalls(2))
+	}
+	for _, called := range all {
+		eventually(t, "every caller calls", called)
 	}
 }
 
-func (c *loadCaller) goesOn(t *testing.T, calls int64) {
-	t.Helper()
+// moreCalls tells whether there were so many more from now on.
+func (c *loadCaller) moreCalls(n int64) func() bool {
 	start := c.calls.Load()
-	eventually(t, c.name+" calls", func() bool { return c.calls.Load() >= start+calls })
+	return func() bool { return c.calls.Load() >= start+n }
 }
 
 // stop ends the calls and tells of those that have ended as they should not.
