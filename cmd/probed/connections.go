@@ -89,6 +89,15 @@ func (c *connection) Close() error {
 	return c.Conn.Close()
 }
 
+// CloseWrite ends what is sent and goes on to receive. So a server ends whose client may still be sending: to close would
+// take the answer away from the client before it has read it.
+func (c *connection) CloseWrite() error {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		return tcp.CloseWrite()
+	}
+	return c.Close()
+}
+
 // close closes all that are open.
 func (c *connections) close() {
 	c.mu.Lock()

@@ -60,7 +60,8 @@ func say(t *testing.T, conn net.Conn, text string) (*http.Response, string) {
 	if _, err := io.WriteString(conn, text); err != nil {
 		t.Logf("what was sent did not arrive whole: %v", err)
 	}
-	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	method, _, _ := strings.Cut(text, " ")
+	response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	if err != nil {
 		return nil, err.Error()
 	}
