@@ -30,7 +30,7 @@ func (s *exchangeServer) Connect(ctx context.Context, message *probev1.ConnectRe
 	if err != nil {
 		return nil, statusOf(err)
 	}
-	outcome, err := s.run(ctx, probev1.ExchangeService_Connect_FullMethodName, request, func(ctx context.Context) (*exchange.Outcome, error) {
+	outcome, err := s.run(ctx, probev1.ExchangeService_Connect_FullMethodName, message.GetTarget(), request, func(ctx context.Context) (*exchange.Outcome, error) {
 		return s.exchanges.Run(ctx, request, nil), nil
 	})
 	if err != nil {
@@ -44,7 +44,7 @@ func (s *exchangeServer) Exchange(message *probev1.ExchangeRequest, stream grpc.
 	if err != nil {
 		return statusOf(err)
 	}
-	_, err = s.run(stream.Context(), probev1.ExchangeService_Exchange_FullMethodName, request, func(ctx context.Context) (*exchange.Outcome, error) {
+	_, err = s.run(stream.Context(), probev1.ExchangeService_Exchange_FullMethodName, message.GetTarget(), request, func(ctx context.Context) (*exchange.Outcome, error) {
 		return s.exchanges.Run(ctx, request, func(event exchange.Event) error {
 			return stream.Send(s.eventMessage(event, len(message.GetSteps()) > 0))
 		}), nil
@@ -80,7 +80,7 @@ func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.Conver
 	if err != nil {
 		return statusOf(&frameError{"open", err})
 	}
-	_, err = s.run(stream.Context(), probev1.ExchangeService_Converse_FullMethodName, request, func(ctx context.Context) (*exchange.Outcome, error) {
+	_, err = s.run(stream.Context(), probev1.ExchangeService_Converse_FullMethodName, open.GetTarget(), request, func(ctx context.Context) (*exchange.Outcome, error) {
 		outcome, err := s.exchanges.Converse(ctx, conversation, func(event exchange.Event) error {
 			return stream.Send(s.eventMessage(event, false))
 		})
@@ -92,11 +92,12 @@ func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.Conver
 	return err
 }
 
-// run opens the session in which f carries a request out. The error is a status; an outcome that is not ok is none.
-func (s *exchangeServer) run(ctx context.Context, rpc string, request exchange.Request,
+// run opens the session in which f carries a request out, for a call of rpc with the target as the caller wrote it. The
+// error is a status; an outcome that is not ok is none.
+func (s *exchangeServer) run(ctx context.Context, rpc, target string, request exchange.Request,
 	f func(ctx context.Context) (*exchange.Outcome, error),
 ) (outcome *exchange.Outcome, err error) {
-	ctx, session, err := s.session(ctx, rpc, request.Target.String())
+	ctx, session, err := s.session(ctx, rpc, target)
 	if err != nil {
 		return nil, statusOf(err)
 	}
@@ -135,7 +136,7 @@ func (x *session) outcomeStatus(request exchange.Request, outcome *exchange.Outc
 	switch {
 	case outcome.Limit != nil:
 		return statusOf(outcome.Limit)
-	case outcome.Reason == exchange.PolicyDenied:
+	case outcome.Denied:
 		return statusOf(&deniedError{target: request.Target.String(), cause: x.denial(outcome.Attempts)})
 	case outcome.Reason == exchange.Cancelled:
 		return statusOf(context.Canceled)

@@ -306,6 +306,7 @@ func (s *session) notAdmitted() *failure {
 		return &failure{phase: PhasePolicy, reason: LimitReached, text: attempts[i].Address + ": " + attempts[i].Error, hint: hintDials}
 	}
 	if i := indexOf(attempts, PolicyDenied); i >= 0 {
+		s.outcome.Denied = true
 		return &failure{phase: PhasePolicy, reason: PolicyDenied, text: attempts[i].Address + ": " + attempts[i].Error}
 	}
 	s.outcome.Attempts = nil

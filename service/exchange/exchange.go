@@ -147,7 +147,7 @@ func (x *Exchanger) session(ctx context.Context, request Request, sends bool, em
 	crashed = false
 	s.outcome.Timings.Total = time.Since(s.start)
 	// What is held by now stays so: the policy has admitted nothing.
-	if s.outcome.Reason != PolicyDenied && s.outcome.Limit == nil && emit != nil && !s.wronged {
+	if !s.outcome.Denied && s.outcome.Limit == nil && emit != nil && !s.wronged {
 		// Whether anybody still listens makes no difference to what happened.
 		_ = emit(&s.outcome)
 	}

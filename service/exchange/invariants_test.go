@@ -201,7 +201,7 @@ func (r *record) check(t testing.TB) {
 		return
 	}
 	check(o.Limit == nil || o.Reason == LimitReached && o.Phase == PhasePolicy, "limit %v, reason %v in phase %d", o.Limit, o.Reason, o.Phase)
-	if o.Reason == PolicyDenied || o.Limit != nil {
+	if o.Denied || o.Limit != nil {
 		check(len(r.events) == 0, "not admitted, and yet told: %v", r.events)
 		return
 	}

@@ -84,6 +84,10 @@ type Outcome struct {
 	StepReceived  []byte         // of a step that failed, the last of what came while it waited, at most lastOfStep bytes
 	Resolution    *resolve.Error // of a failure in RESOLVE, the lookup with its steps; else nil
 
+	// Denied says that the policy admitted no address; the reason is PolicyDenied then, and it is not told by an event.
+	// When another address was admitted, the denial is in its attempt alone, and, if that is all that failed, the reason.
+	Denied bool
+
 	// Limit is set when the policy admitted no address because of a limit, and may later; the reason is LimitReached then,
 	// in the phase PhasePolicy, and like a denial it is not told by an event. When another address was admitted, the limit
 	// is in its attempt's error alone.
