@@ -270,8 +270,10 @@ func TestConfigFaults(t *testing.T) {
 			`FILE:7:22: limits.conversation_idle: must be greater than or equal to 0.001s and less than or equal to 600s`,
 		}},
 		{"shares of less", "limits:\n  sessions_per_caller: 257\n", []string{`FILE:2:3: limits: sessions_per_caller is more than sessions, which is 256 unless set`}},
-		{"shares and times", "limits: {sessions: 5, sessions_per_caller: 6, connections: 7, connections_per_address: 8, exchange_timeout: 2s, exchange_timeout_max: 1s}\n", []string{
+		{"a share of more calls", "limits:\n  calls_per_caller: 1025\n", []string{`FILE:2:3: limits: calls_per_caller is more than calls, which is 1024 unless set`}},
+		{"shares and times", "limits: {sessions: 5, sessions_per_caller: 6, calls: 5, calls_per_caller: 6, connections: 7, connections_per_address: 8, exchange_timeout: 2s, exchange_timeout_max: 1s}\n", []string{
 			`FILE:1:9: limits: sessions_per_caller is more than sessions, which is 256 unless set`,
+			`FILE:1:9: limits: calls_per_caller is more than calls, which is 1024 unless set`,
 			`FILE:1:9: limits: connections_per_address is more than connections, which is 512 unless set`,
 			`FILE:1:9: limits: exchange_timeout is longer than exchange_timeout_max`,
 		}},

@@ -12,6 +12,7 @@ import (
 // count, 0 is no limit.
 type limits struct {
 	Sessions, SessionsPerCaller        int
+	Calls, CallsPerCaller              int
 	StreamsPerConnection               uint32
 	Connections, ConnectionsPerAddress int
 
@@ -25,12 +26,14 @@ type limits struct {
 }
 
 // limitsOf returns the limits of a configuration, m may be nil, with the default of what it leaves out. On loopback, where
-// nothing is reachable from outside, the one who uses probed is the one who runs it: one caller may have all sessions, and
-// there is no limit on rates and bytes that was not asked for.
+// nothing is reachable from outside, the one who uses probed is the one who runs it: one caller may have all sessions and
+// calls, and there is no limit on rates and bytes that was not asked for.
 func limitsOf(m *configv1.Limits, reachable bool) limits {
 	l := limits{
 		Sessions:              256,
 		SessionsPerCaller:     32,
+		Calls:                 1024,
+		CallsPerCaller:        64,
 		StreamsPerConnection:  100,
 		Connections:           512,
 		ConnectionsPerAddress: 256,
@@ -47,13 +50,15 @@ func limitsOf(m *configv1.Limits, reachable bool) limits {
 		TargetsPerMinute:      300,
 	}
 	if !reachable {
-		l.SessionsPerCaller, l.SessionBytes, l.DialsPerSecond, l.TargetsPerMinute = 0, 0, 0, 0
+		l.SessionsPerCaller, l.CallsPerCaller, l.SessionBytes, l.DialsPerSecond, l.TargetsPerMinute = 0, 0, 0, 0, 0
 	}
 	if m == nil {
 		m = new(configv1.Limits)
 	}
 	override(&l.Sessions, m.Sessions)
 	override(&l.SessionsPerCaller, m.SessionsPerCaller)
+	override(&l.Calls, m.Calls)
+	override(&l.CallsPerCaller, m.CallsPerCaller)
 	override(&l.StreamsPerConnection, m.StreamsPerConnection)
 	override(&l.Connections, m.Connections)
 	override(&l.ConnectionsPerAddress, m.ConnectionsPerAddress)
@@ -71,6 +76,7 @@ func limitsOf(m *configv1.Limits, reachable bool) limits {
 
 	// A share is not more than the whole, and no limit on the share is the whole.
 	l.SessionsPerCaller = share(l.SessionsPerCaller, l.Sessions)
+	l.CallsPerCaller = share(l.CallsPerCaller, l.Calls)
 	l.ConnectionsPerAddress = share(l.ConnectionsPerAddress, l.Connections)
 	// Who sets the most alone, and lower, does not mean that requests which say nothing are refused.
 	l.ExchangeTimeout = min(l.ExchangeTimeout, l.ExchangeTimeoutMax)

@@ -14,12 +14,14 @@ import (
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	reachable := limits{
-		Sessions: 256, SessionsPerCaller: 32, StreamsPerConnection: 100, Connections: 512, ConnectionsPerAddress: 256,
+		Sessions: 256, SessionsPerCaller: 32, Calls: 1024, CallsPerCaller: 64,
+		StreamsPerConnection: 100, Connections: 512, ConnectionsPerAddress: 256,
 		DialTimeout: 10 * time.Second, DNSTimeout: 5 * time.Second, ExchangeTimeout: time.Minute, ExchangeTimeoutMax: 10 * time.Minute,
 		ConversationIdle: 5 * time.Minute, HandshakeTimeout: 10 * time.Second, SessionBytes: 1 << 30, MessageBytes: 1 << 20,
 		HeaderBytes: 16 << 10, DialsPerSecond: 50, TargetsPerMinute: 300,
 	}
 	loopback := reachable
+	loopback.CallsPerCaller = 1024
 	loopback.SessionsPerCaller, loopback.SessionBytes, loopback.DialsPerSecond, loopback.TargetsPerMinute = 256, 0, 0, 0
 	with := func(l limits, change func(*limits)) limits {
 		change(&l)
@@ -42,6 +44,13 @@ func TestLimits(t *testing.T) {
 		"no whole":          {&configv1.Limits{Sessions: proto.Uint32(0)}, true, with(reachable, func(l *limits) { l.Sessions = 0 })},
 		"no share":          {&configv1.Limits{SessionsPerCaller: proto.Uint32(0)}, true, with(reachable, func(l *limits) { l.SessionsPerCaller = 256 })},
 		"a share":           {&configv1.Limits{SessionsPerCaller: proto.Uint32(5)}, false, with(loopback, func(l *limits) { l.SessionsPerCaller = 5 })},
+		"fewer calls":       {&configv1.Limits{Calls: proto.Uint32(16)}, true, with(reachable, func(l *limits) { l.Calls, l.CallsPerCaller = 16, 16 })},
+		"more calls":        {&configv1.Limits{Calls: proto.Uint32(4096)}, true, with(reachable, func(l *limits) { l.Calls = 4096 })},
+		"more, loopback":    {&configv1.Limits{Calls: proto.Uint32(4096)}, false, with(loopback, func(l *limits) { l.Calls, l.CallsPerCaller = 4096, 4096 })},
+		"any calls":         {&configv1.Limits{Calls: proto.Uint32(0)}, true, with(reachable, func(l *limits) { l.Calls = 0 })},
+		"any, loopback":     {&configv1.Limits{Calls: proto.Uint32(0)}, false, with(loopback, func(l *limits) { l.Calls, l.CallsPerCaller = 0, 0 })},
+		"no share of calls": {&configv1.Limits{CallsPerCaller: proto.Uint32(0)}, true, with(reachable, func(l *limits) { l.CallsPerCaller = 1024 })},
+		"a share of calls":  {&configv1.Limits{CallsPerCaller: proto.Uint32(5)}, false, with(loopback, func(l *limits) { l.CallsPerCaller = 5 })},
 		"asked on loopback": {&configv1.Limits{DialsPerSecond: proto.Uint32(5), SessionBytes: proto.Uint64(6)}, false, with(loopback, func(l *limits) { l.DialsPerSecond, l.SessionBytes = 5, 6 })},
 		"a shorter most":    {&configv1.Limits{ExchangeTimeoutMax: durationpb.New(time.Second)}, true, with(reachable, func(l *limits) { l.ExchangeTimeout, l.ExchangeTimeoutMax = time.Second, time.Second })},
 	} {

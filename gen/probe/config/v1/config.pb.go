@@ -1006,12 +1006,18 @@ func (x *Rule) GetVerbs() []string {
 // the others; callers who are asked nothing are told apart by their address. 0 is no limit, where a limit says so.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Sessions at a time, of all callers: calls that hold a connection of a target, or look something up. 0 to 1000000; 0: no
-	// limit. Unset: 256.
+	// Sessions at a time, of all callers: calls that connect to a target, or ask a name server they choose. Look-ups of names
+	// and addresses are none; `calls` counts them. 0 to 1000000; 0: no limit. Unset: 256.
 	Sessions *uint32 `protobuf:"varint,1,opt,name=sessions,proto3,oneof" json:"sessions,omitempty"`
 	// Sessions at a time of one caller. 0 to 1000000, and not more than `sessions`; 0: no limit but that. Unset: 32; on
 	// loopback as many as `sessions`.
 	SessionsPerCaller *uint32 `protobuf:"varint,2,opt,name=sessions_per_caller,json=sessionsPerCaller,proto3,oneof" json:"sessions_per_caller,omitempty"`
+	// Calls under way at a time, of all callers: sessions, look-ups and all else that is asked, by gRPC and by REST. 0 to
+	// 1000000; 0: no limit. Unset: 1024.
+	Calls *uint32 `protobuf:"varint,17,opt,name=calls,proto3,oneof" json:"calls,omitempty"`
+	// Calls under way at a time of one caller, over all connections. 0 to 1000000, and not more than `calls`; 0: no limit but
+	// that. Unset: 64; on loopback as many as `calls`.
+	CallsPerCaller *uint32 `protobuf:"varint,18,opt,name=calls_per_caller,json=callsPerCaller,proto3,oneof" json:"calls_per_caller,omitempty"`
 	// Calls at a time on one connection of gRPC (SETTINGS_MAX_CONCURRENT_STREAMS, RFC 9113, section 6.5.2). 1 to 100000.
 	// Unset: 100.
 	StreamsPerConnection *uint32 `protobuf:"varint,3,opt,name=streams_per_connection,json=streamsPerConnection,proto3,oneof" json:"streams_per_connection,omitempty"`
@@ -1091,6 +1097,20 @@ func (x *Limits) GetSessions() uint32 {
 func (x *Limits) GetSessionsPerCaller() uint32 {
 	if x != nil && x.SessionsPerCaller != nil {
 		return *x.SessionsPerCaller
+	}
+	return 0
+}
+
+func (x *Limits) GetCalls() uint32 {
+	if x != nil && x.Calls != nil {
+		return *x.Calls
+	}
+	return 0
+}
+
+func (x *Limits) GetCallsPerCaller() uint32 {
+	if x != nil && x.CallsPerCaller != nil {
+		return *x.CallsPerCaller
 	}
 	return 0
 }
@@ -1395,13 +1415,15 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\x05verbs\x18\a \x03(\tB\x86\x01\xbaH\x82\x01\x92\x01\x7f\b\x01\x18\x01\"y\xba\x01v\n" +
 	"\n" +
 	"rule.verbs\x121a verb is one of resolve connect send skip-verify\x1a5this in ['resolve', 'connect', 'send', 'skip-verify']R\x05verbs:\xc4\x01\xbaH\xc0\x01\x1a\xbd\x01\n" +
-	"\x0frule.unix_paths\x12Ka rule with unix_paths has no hosts, cidrs or ports: it would match nothing\x1a]this.unix_paths.size() == 0 || this.hosts.size() + this.cidrs.size() + this.ports.size() == 0\"\xd2\x0f\n" +
+	"\x0frule.unix_paths\x12Ka rule with unix_paths has no hosts, cidrs or ports: it would match nothing\x1a]this.unix_paths.size() == 0 || this.hosts.size() + this.cidrs.size() + this.ports.size() == 0\"\x95\x12\n" +
 	"\x06Limits\x12*\n" +
 	"\bsessions\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00R\bsessions\x88\x01\x01\x12>\n" +
-	"\x13sessions_per_caller\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x01R\x11sessionsPerCaller\x88\x01\x01\x12F\n" +
-	"\x16streams_per_connection\x18\x03 \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x02R\x14streamsPerConnection\x88\x01\x01\x120\n" +
-	"\vconnections\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x03R\vconnections\x88\x01\x01\x12F\n" +
-	"\x17connections_per_address\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x04R\x15connectionsPerAddress\x88\x01\x01\x12O\n" +
+	"\x13sessions_per_caller\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x01R\x11sessionsPerCaller\x88\x01\x01\x12$\n" +
+	"\x05calls\x18\x11 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x02R\x05calls\x88\x01\x01\x128\n" +
+	"\x10calls_per_caller\x18\x12 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x03R\x0ecallsPerCaller\x88\x01\x01\x12F\n" +
+	"\x16streams_per_connection\x18\x03 \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x04R\x14streamsPerConnection\x88\x01\x01\x120\n" +
+	"\vconnections\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x05R\vconnections\x88\x01\x01\x12F\n" +
+	"\x17connections_per_address\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x06R\x15connectionsPerAddress\x88\x01\x01\x12O\n" +
 	"\fdial_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xd8\x042\x04\x10\xc0\x84=R\vdialTimeout\x12M\n" +
 	"\vdns_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xd8\x042\x04\x10\xc0\x84=R\n" +
 	"dnsTimeout\x12W\n" +
@@ -1410,18 +1432,22 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\x11conversation_idle\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xd8\x042\x04\x10\xc0\x84=R\x10conversationIdle\x129\n" +
 	"\rsession_bytes\x18\v \x01(\x04B\x0f\xbaH\f2\n" +
-	"\x18\xff\xff\xff\xff\xff\xff\xff\xff\x7fH\x05R\fsessionBytes\x88\x01\x01\x127\n" +
+	"\x18\xff\xff\xff\xff\xff\xff\xff\xff\x7fH\aR\fsessionBytes\x88\x01\x01\x127\n" +
 	"\rmessage_bytes\x18\f \x01(\rB\r\xbaH\n" +
-	"*\b\x18\x80\x80\x80 (\x80\bH\x06R\fmessageBytes\x88\x01\x01\x124\n" +
-	"\fheader_bytes\x18\r \x01(\rB\f\xbaH\t*\a\x18\x80\x80@(\x80 H\aR\vheaderBytes\x88\x01\x01\x12Y\n" +
+	"*\b\x18\x80\x80\x80 (\x80\bH\bR\fmessageBytes\x88\x01\x01\x124\n" +
+	"\fheader_bytes\x18\r \x01(\rB\f\xbaH\t*\a\x18\x80\x80@(\x80 H\tR\vheaderBytes\x88\x01\x01\x12Y\n" +
 	"\x11handshake_timeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\bx2\x05\x10\x80\xad\xe2\x04R\x10handshakeTimeout\x128\n" +
-	"\x10dials_per_second\x18\x0f \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\bR\x0edialsPerSecond\x88\x01\x01\x12<\n" +
-	"\x12targets_per_minute\x18\x10 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\tR\x10targetsPerMinute\x88\x01\x01:\x9b\x05\xbaH\x97\x05\x1a\xd7\x01\n" +
-	"\x1alimits.sessions_per_caller\x12Bsessions_per_caller is more than sessions, which is 256 unless set\x1au(has(this.sessions) && this.sessions == 0u) ||this.sessions_per_caller <= (has(this.sessions) ? this.sessions : 256u)\x1a\xf3\x01\n" +
+	"\x10dials_per_second\x18\x0f \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\n" +
+	"R\x0edialsPerSecond\x88\x01\x01\x12<\n" +
+	"\x12targets_per_minute\x18\x10 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\vR\x10targetsPerMinute\x88\x01\x01:\xdf\x06\xbaH\xdb\x06\x1a\xd7\x01\n" +
+	"\x1alimits.sessions_per_caller\x12Bsessions_per_caller is more than sessions, which is 256 unless set\x1au(has(this.sessions) && this.sessions == 0u) ||this.sessions_per_caller <= (has(this.sessions) ? this.sessions : 256u)\x1a\xc1\x01\n" +
+	"\x17limits.calls_per_caller\x12=calls_per_caller is more than calls, which is 1024 unless set\x1ag(has(this.calls) && this.calls == 0u) ||this.calls_per_caller <= (has(this.calls) ? this.calls : 1024u)\x1a\xf3\x01\n" +
 	"\x1elimits.connections_per_address\x12Iconnections_per_address is more than connections, which is 512 unless set\x1a\x85\x01(has(this.connections) && this.connections == 0u) ||this.connections_per_address <= (has(this.connections) ? this.connections : 512u)\x1a\xc4\x01\n" +
 	"\x17limits.exchange_timeout\x124exchange_timeout is longer than exchange_timeout_max\x1as!has(this.exchange_timeout) || !has(this.exchange_timeout_max) ||this.exchange_timeout <= this.exchange_timeout_maxB\v\n" +
 	"\t_sessionsB\x16\n" +
-	"\x14_sessions_per_callerB\x19\n" +
+	"\x14_sessions_per_callerB\b\n" +
+	"\x06_callsB\x13\n" +
+	"\x11_calls_per_callerB\x19\n" +
 	"\x17_streams_per_connectionB\x0e\n" +
 	"\f_connectionsB\x1a\n" +
 	"\x18_connections_per_addressB\x10\n" +
