@@ -2,10 +2,13 @@ package exchange
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"probed/internal/nettest"
 	"probed/service/dial"
@@ -34,9 +37,12 @@ func TestCrashStaysInItsSession(t *testing.T) {
 	run := func(x *Exchanger, steps ...Step) {
 		x.Run(t.Context(), Request{Target: target, Steps: steps}, nil)
 	}
+	secured := target
+	secured.Scheme = "tls"
 	for name, tt := range map[string]struct {
-		dial dialFunc
-		run  func(*Exchanger)
+		dial  dialFunc
+		hooks Hooks
+		run   func(*Exchanger)
 	}{
 		"an attempt": {
 			dial: func(context.Context, dial.Request) (net.Conn, error) { panic("a bug in a goroutine of the session") },
@@ -54,13 +60,36 @@ func TestCrashStaysInItsSession(t *testing.T) {
 				return step, nil
 			}}, nil)
 		}},
+		"what waits for the next step of a conversation": {dial: open, run: func(x *Exchanger) {
+			_, _ = x.Converse(t.Context(), Conversation{Request: Request{Target: target}, Next: func() (Step, error) {
+				panic("a bug in a goroutine of the session")
+			}}, nil)
+		}},
+		"an attempt that is connected": {
+			dial:  open,
+			hooks: Hooks{Dialled: func(string, Reason, time.Duration) { panic("a bug in a goroutine of the session") }},
+			run:   func(x *Exchanger) { run(x) },
+		},
+		"the handshake of an attempt": {dial: booby, run: func(x *Exchanger) {
+			x.Run(t.Context(), Request{Target: secured, AllAddresses: true}, nil)
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var outcomes []*Outcome
-			x := New(Config{Dial: tt.dial, Resolve: hosts(t), Hooks: &Hooks{
-				SessionEnd: func(_ string, outcome *Outcome) { outcomes = append(outcomes, outcome) },
-			}})
+			var mu sync.Mutex
+			var conns []net.Conn
+			kept := func(ctx context.Context, r dial.Request) (net.Conn, error) {
+				c, err := tt.dial(ctx, r)
+				if err == nil {
+					mu.Lock()
+					conns = append(conns, c)
+					mu.Unlock()
+				}
+				return c, err
+			}
+			tt.hooks.SessionEnd = func(_ string, outcome *Outcome) { outcomes = append(outcomes, outcome) }
+			x := New(Config{Dial: kept, Resolve: hosts(t), Hooks: &tt.hooks})
 			func() {
 				defer func() {
 					text, ok := recover().(string)
@@ -73,6 +102,29 @@ func TestCrashStaysInItsSession(t *testing.T) {
 			if len(outcomes) != 1 || outcomes[0].Reason != Internal || outcomes[0].OK {
 				t.Errorf("outcomes: %+v", outcomes)
 			}
+			for _, c := range conns {
+				if err := c.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+					t.Errorf("a connection is open: %v", err)
+				}
+			}
 		})
 	}
+}
+
+// What waits for a next step may find out only when the session is long over. Then the panic concerns nobody any more.
+func TestCrashAfterItsSession(t *testing.T) {
+	t.Parallel()
+	target, _ := streamTarget(t, "tcp", nettest.CloseAtOnce)
+	x := New(Config{Dial: dialer(admitAll), Resolve: hosts(t)})
+	over, crashing := make(chan struct{}), make(chan struct{})
+	outcome, err := x.Converse(t.Context(), Conversation{Request: Request{Target: target}, Next: func() (Step, error) {
+		defer close(crashing)
+		<-over
+		panic("a bug")
+	}}, nil)
+	if err != nil || outcome.EndedBy != EndedByPeerClosed {
+		t.Errorf("%v, %+v", err, outcome)
+	}
+	close(over)
+	<-crashing
 }
