@@ -301,9 +301,12 @@ func tlsSink(t *testing.T, tally *nettest.Tally) netip.AddrPort {
 // soon waits until the condition holds.
 func soon(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
+	late := time.After(10 * time.Second)
+	for !condition() {
+		select {
+		case <-late:
 			t.Fatalf("%s: not within 10 s", what)
+		case <-time.After(time.Millisecond):
 		}
 	}
 }

@@ -410,7 +410,7 @@ func TestLocalClose(t *testing.T) {
 		conn, client := localTo(t, &scripted{
 			converse: func(stream handlerStream) error {
 				<-stream.Context().Done()
-				time.Sleep(time.Second) // in the bubble's time
+				<-time.After(time.Second) // in the bubble's time
 				returned = true
 				return stream.Context().Err()
 			},
@@ -462,7 +462,7 @@ type localKey struct{}
 // Of the caller's context its end comes through, and the credentials; no metadata, and no other value.
 func TestLocalContext(t *testing.T) {
 	t.Parallel()
-	check := func(ctx context.Context) error {
+	check := func(ctx context.Context) {
 		if md, ok := metadata.FromIncomingContext(ctx); ok || len(md) != 0 {
 			t.Errorf("incoming metadata %v", md)
 		}
@@ -475,13 +475,16 @@ func TestLocalContext(t *testing.T) {
 		if c, ok := guard.CredentialsFrom(ctx); !ok || c.Authorization != "Bearer x" {
 			t.Errorf("the credentials %v, %v", c, ok)
 		}
-		return nil
 	}
 	_, client := localTo(t, &scripted{
 		connect: func(ctx context.Context, _ *probev1.ConnectRequest) (*probev1.ConnectResponse, error) {
-			return &probev1.ConnectResponse{}, check(ctx)
+			check(ctx)
+			return &probev1.ConnectResponse{}, nil
 		},
-		converse: func(stream handlerStream) error { return check(stream.Context()) },
+		converse: func(stream handlerStream) error {
+			check(stream.Context())
+			return nil
+		},
 	})
 	ctx := context.WithValue(t.Context(), localKey{}, "x")
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer forged")

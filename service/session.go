@@ -104,8 +104,8 @@ func exchanged(outcome *exchange.Outcome, err error) guard.Result {
 		OK:            outcome.OK && err == nil,
 		Code:          codeName(err),
 		Address:       outcome.Remote,
-		BytesSent:     int64(outcome.BytesSent),     //nolint:gosec // bytes that have passed are fewer than 1<<63
-		BytesReceived: int64(outcome.BytesReceived), //nolint:gosec // likewise
+		BytesSent:     int64(outcome.BytesSent),
+		BytesReceived: int64(outcome.BytesReceived),
 	}
 	if outcome.Reason != exchange.None {
 		result.Reason = outcome.Reason.String()
@@ -173,7 +173,7 @@ func (c *countedConn) Write(b []byte) (int, error) {
 }
 
 // codeName is the name of the code of a status, as the contract spells it: PERMISSION_DENIED.
-func codeName(err error) string { return codepb.Code(status.Code(err)).String() } //nolint:gosec // a code is small
+func codeName(err error) string { return codepb.Code(status.Code(err)).String() }
 
 // decided notes which rule decided about a name, an address or a path.
 func (x *session) decided(what, rule string) {

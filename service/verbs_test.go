@@ -1,7 +1,6 @@
 package service
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"strings"
@@ -166,7 +165,7 @@ func TestVerbs(t *testing.T) {
 	// Connections are accepted in the order in which they came: when these are, all are that were before.
 	for _, port := range []uint16{tcp, tlsPort} {
 		var d net.Dialer
-		c, err := d.DialContext(context.Background(), "tcp", target("127.0.0.1:%d", port))
+		c, err := d.DialContext(t.Context(), "tcp", target("127.0.0.1:%d", port))
 		if err != nil {
 			t.Fatal(err)
 		}
