@@ -42,7 +42,9 @@ type Destination struct {
 	Address netip.AddrPort
 
 	// Path is the path of a unix socket: absolute, and with every symbolic link
-	// resolved, if its directory exists; else it is the path as asked, cleaned.
+	// resolved, if its directory can be opened; else it is the path as asked, cleaned,
+	// and without what is behind a "..". Magic links (symlink(7)), as /proc/PID/root,
+	// lead to no directory.
 	Path string
 
 	// Host is Request.Host.
@@ -164,8 +166,10 @@ type Dialer struct {
 // For unix networks the last component of the path is not followed if it is a
 // symbolic link (ELOOP) and must be a socket (ENOTSOCK); a path that ends in a
 // slash or in dots names no socket (EINVAL); a socket whose queue of connections is
-// full is EAGAIN, at once. A unixgram socket is given an address of its own, so
-// that the peer can answer. Other systems than Linux have no unix networks here:
+// full is EAGAIN, at once. A magic link in the path, as /proc/PID/root, is not
+// followed (ELOOP), since it leads out of what paths mean here. A unixgram socket is
+// given an address of its own, so that the peer can answer. Other systems than Linux,
+// and Linux without openat2(2), which came with 5.6, have no unix networks here:
 // errors.ErrUnsupported.
 func (d *Dialer) Dial(ctx context.Context, r Request) (net.Conn, error) {
 	switch r.Network {

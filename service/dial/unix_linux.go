@@ -3,6 +3,7 @@ package dial
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -53,6 +54,8 @@ type socketFile struct {
 	err  error  // why there is nothing to connect to, for a caller who may know
 }
 
+// openSocket opens the directory first, so that its path and what is in it are of
+// one and the same, whatever is renamed meanwhile.
 func openSocket(path string) socketFile {
 	name := path[strings.LastIndexByte(path, '/')+1:]
 	dir := strings.TrimSuffix(path, name)
@@ -63,21 +66,23 @@ func openSocket(path string) socketFile {
 		return socketFile{path: path, fd: -1, err: os.NewSyscallError(op, err)}
 	}
 	if name == "" || name == "." || name == ".." {
-		return fail(absolute(path), "openat", unix.EINVAL)
+		return fail(asWritten(path), "openat", unix.EINVAL)
 	}
 
-	parent, err := open(unix.AT_FDCWD, dir, unix.O_PATH|unix.O_DIRECTORY)
+	parent, err := openDir(dir)
 	if err != nil {
-		return fail(absolute(path), "openat", err)
+		return fail(asWritten(path), "openat2", err)
 	}
 	defer unix.Close(parent)
 	dir, err = os.Readlink("/proc/self/fd/" + strconv.Itoa(parent))
 	if err != nil {
-		return fail(absolute(path), "readlink", errors.Unwrap(err))
+		return fail(asWritten(path), "readlink", errors.Unwrap(err))
 	}
 	path = filepath.Join(dir, name)
 
-	fd, err := open(parent, name, unix.O_PATH|unix.O_NOFOLLOW)
+	fd, err := again(func() (int, error) {
+		return unix.Openat(parent, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
 		return fail(path, "openat", err)
 	}
@@ -103,20 +108,51 @@ func (f socketFile) close() {
 	}
 }
 
-func open(dir int, name string, flags int) (fd int, err error) {
+var errNoOpenat2 = fmt.Errorf("unix sockets need openat2(2), which is in Linux since 5.6 and which seccomp filters must let pass: %w", errors.ErrUnsupported)
+
+// openDir opens a directory, and follows symbolic links but no magic ones
+// (symlink(7)), as /proc/PID/root is. These lead to where no path does: into another
+// mount namespace, say, where a directory has a path that says something else here,
+// and which anybody can make who may have a user namespace.
+func openDir(path string) (int, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := again(func() (int, error) { return unix.Openat2(unix.AT_FDCWD, path, &how) })
+	// Filters older than the call refuse what they do not know with EPERM. There is no
+	// other way to open it that is as safe.
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		err = errNoOpenat2
+	}
+	return fd, err
+}
+
+// again calls open until no signal interrupts it.
+func again(open func() (int, error)) (int, error) {
 	for {
-		fd, err = unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
-		if err != unix.EINTR {
+		if fd, err := open(); !errors.Is(err, unix.EINTR) {
 			return fd, err
 		}
 	}
 }
 
-// absolute is the best that can be said of a path whose directory cannot be
-// opened.
-func absolute(path string) string {
-	if a, err := filepath.Abs(path); err == nil {
-		return a
+// asWritten is the best that can be said of a path whose directory cannot be
+// opened: the path as it is written, up to a "..", since nobody knows what that is
+// the parent of. So it is never the path of what is there without it.
+func asWritten(path string) string {
+	if !filepath.IsAbs(path) {
+		wd, err := os.Getwd()
+		if err != nil {
+			return path
+		}
+		path = wd + "/" + path
 	}
-	return path
+	elements := strings.Split(path, "/")
+	below := false // the root, of which ".." is the root
+	for i, element := range elements {
+		if element == ".." && below {
+			elements = elements[:i]
+			break
+		}
+		below = below || element != "" && element != "." && element != ".."
+	}
+	return filepath.Clean(strings.Join(elements, "/"))
 }

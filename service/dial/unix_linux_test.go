@@ -3,14 +3,17 @@ package dial
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -72,7 +75,6 @@ func TestUnixPathIsResolved(t *testing.T) {
 		deep + "/../link/" + base,
 		// Through a link, ".." is the parent of where it leads.
 		link + "/../" + filepath.Base(dir) + "/" + base,
-		"/proc/self/root" + socket,
 	} {
 		var a asked
 		c, err := (&Dialer{Policy: a.policy}).Dial(t.Context(), Request{Network: "unix", Path: path})
@@ -130,7 +132,8 @@ func TestUnixErrors(t *testing.T) {
 	}{
 		{"unix", at("missing"), at("missing"), syscall.ENOENT},
 		{"unix", at("none/missing"), at("none/missing"), syscall.ENOENT},
-		{"unix", at("none/../missing"), at("missing"), syscall.ENOENT},
+		{"unix", dir + "/none/../missing", at("none"), syscall.ENOENT},
+		{"unix", "/.." + dir + "/.//none//../../missing", at("none"), syscall.ENOENT},
 		{"unix", at("file/s"), at("file/s"), syscall.ENOTDIR},
 		{"unix", at("loop/s"), at("loop/s"), syscall.ELOOP},
 		{"unix", at("file"), at("file"), syscall.ENOTSOCK},
@@ -143,7 +146,7 @@ func TestUnixErrors(t *testing.T) {
 		{"unix", socket + "/", socket, syscall.EINVAL},
 		{"unix", "/", "/", syscall.EINVAL},
 		{"unix", dir + "/.", dir, syscall.EINVAL},
-		{"unix", dir + "/..", filepath.Dir(dir), syscall.EINVAL},
+		{"unix", dir + "/..", dir, syscall.EINVAL},
 		{"unixgram", socket, socket, syscall.EPROTOTYPE},
 		{"unixpacket", socket, socket, syscall.EPROTOTYPE},
 		{"unix", at(strings.Repeat("n", 300)), at(strings.Repeat("n", 300)), syscall.ENAMETOOLONG},
@@ -171,6 +174,121 @@ func TestUnixErrors(t *testing.T) {
 			t.Errorf("%s denied: tells errno %d", tt.path, e)
 		}
 	}
+}
+
+// A magic link leads nowhere, not even to what has the same path without it.
+func TestMagicLinksAreNotFollowed(t *testing.T) {
+	t.Parallel()
+	var tally nettest.Tally
+	dir := nettest.SocketDir(t)
+	socket := filepath.Join(dir, "s")
+	nettest.Listen(t, "unix", socket, tally.Count(nettest.Echo))
+	open, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if err := os.Symlink("/proc/self/root"+dir, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	toSocket, err := filepath.Rel(wd, socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, asWritten := range map[string]string{
+		"/proc/self/root" + socket:                          "/proc/self/root" + socket,
+		"/proc/self/./root/" + socket:                       "/proc/self/root" + socket,
+		"/proc/self/root/.." + socket:                       "/proc/self/root",
+		"/proc/self/root/../.." + socket:                    "/proc/self/root",
+		"/proc/thread-self/root" + socket:                   "/proc/thread-self/root" + socket,
+		fmt.Sprintf("/proc/%d/root%s", os.Getpid(), socket): fmt.Sprintf("/proc/%d/root%s", os.Getpid(), socket),
+		"/proc/self/cwd/" + toSocket:                        "/proc/self/cwd",
+		fmt.Sprintf("/proc/self/fd/%d/s", open.Fd()):        fmt.Sprintf("/proc/self/fd/%d/s", open.Fd()),
+		fmt.Sprintf("/dev/fd/%d/s", open.Fd()):              fmt.Sprintf("/dev/fd/%d/s", open.Fd()),
+		dir + "/link/s":                                     dir + "/link/s",
+	} {
+		if at, err := os.Stat(path); err != nil || at.Mode().Type() != os.ModeSocket {
+			t.Errorf("%s: %v; want it to lead to the socket", path, err)
+		}
+		// The list of a policy, with the socket on it.
+		d := Dialer{Policy: func(_ context.Context, to Destination) error {
+			if to.Path != asWritten {
+				t.Errorf("%s: the policy was asked about %s, want %s", path, to.Path, asWritten)
+			}
+			if to.Path != socket {
+				return errors.New("not listed")
+			}
+			return nil
+		}}
+		_, there := d.Dial(t.Context(), Request{Network: "unix", Path: path})
+		if want := "dial unix " + path + ": denied: not listed"; there == nil || there.Error() != want {
+			t.Errorf("%s: %v, want %s", path, there, want)
+		}
+		// Who may reach it under this very name learns that it does not lead there.
+		if c, err := (&Dialer{Policy: admitAll}).Dial(t.Context(), Request{Network: "unix", Path: path}); c != nil || !errors.Is(err, syscall.ELOOP) {
+			t.Errorf("%s admitted: %v, %v; want ELOOP", path, c, err)
+		}
+	}
+	if n := tally.Conns.Load(); n != 0 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// Without openat2 no unix socket is reached: neither on a kernel before 5.6, nor
+// behind a seccomp filter that does not know it.
+func TestUnixNeedsOpenat2(t *testing.T) {
+	t.Parallel()
+	socket := nettest.Unix(t, "unix", nettest.Echo)
+	for _, errno := range []syscall.Errno{unix.ENOSYS, unix.EPERM} {
+		var c net.Conn
+		var admitted, denied error
+		withoutOpenat2(t, errno, func() {
+			c, admitted = (&Dialer{Policy: admitAll}).Dial(t.Context(), Request{Network: "unix", Path: socket})
+			_, denied = (&Dialer{}).Dial(t.Context(), Request{Network: "unix", Path: socket})
+		})
+		if c != nil {
+			c.Close()
+			t.Errorf("%v: connected", errno)
+		}
+		want := "dial unix " + socket + ": openat2: unix sockets need openat2(2), which is in Linux since 5.6 and which seccomp filters must let pass: unsupported operation"
+		if !errors.Is(admitted, errors.ErrUnsupported) || admitted.Error() != want {
+			t.Errorf("%v: %v, want %s", errno, admitted, want)
+		}
+		if want := "dial unix " + socket + ": denied: no policy"; denied == nil || denied.Error() != want {
+			t.Errorf("%v, denied: %v, want %s", errno, denied, want)
+		}
+	}
+}
+
+// withoutOpenat2 calls f in a thread in which openat2 fails with errno.
+func withoutOpenat2(t *testing.T, errno syscall.Errno, f func()) {
+	t.Helper()
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_OPENAT2, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread, with its filter, ends here
+		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		if err == nil {
+			err = unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0)
+		}
+		if err != nil {
+			t.Errorf("a seccomp filter needs a kernel with CONFIG_SECCOMP_FILTER: %v", err)
+			return
+		}
+		f()
+	}()
+	<-done
 }
 
 // Denied is denied in the same words, whether something is there or not.
