@@ -244,6 +244,7 @@ func (r *reader) policy(m *configv1.Policy) {
 		for j, rule := range role.GetRules() {
 			each := fmt.Sprintf("%s.rules[%d]", field, j)
 			r.once(each+".name", rule.GetName(), ruleNames)
+			r.checkLookups(each, rule, role)
 			rules = append(rules, r.rule(each, rule))
 		}
 		r.c.policy.roles = append(r.c.policy.roles, policy.Role{Name: role.GetName(), Subjects: role.GetSubjects(), Rules: rules})

@@ -149,6 +149,7 @@ func snippet(listeners string, auth, policy bool, subject string) string {
       subjects: ["` + subject + `"]
       rules:
         - name: names
+          hosts: ["*.example.com"]
           verbs: [resolve]
         - name: services
           cidrs: [10.0.0.0/8]

@@ -160,6 +160,7 @@ policy:
       subjects: ["token:ci"]
       rules:
         - name: names
+          hosts: ["*.example.com"]
           verbs: [resolve]
         - name: services
           cidrs: [10.0.0.0/8]
@@ -225,7 +226,7 @@ policy: {roles: [{name: r, subjects: ["token:ci", "oidc:*"], rules: [{name: all,
 			stderr: "warning: FILE:4:70: policy.roles[0].rules[0]: it admits every address that is not denied for good\n",
 		},
 		{
-			name: "would not start", text: "listeners: {grpc: {address: ':50051'}}\nauth: {tokens: [{name: ci, sha256: '" + hash + "'}]}\npolicy: {roles: [{name: r, subjects: ['token:ci'], rules: [{name: a, verbs: [resolve]}]}]}\n",
+			name: "would not start", text: "listeners: {grpc: {address: ':50051'}}\nauth: {tokens: [{name: ci, sha256: '" + hash + "'}]}\npolicy: {roles: [{name: r, subjects: ['token:ci'], rules: [{name: a, hosts: ['*'], verbs: [resolve]}]}]}\n",
 			stderr: `FILE: gRPC on :50051 would be reachable from outside of this host:
   - bearer tokens would come over listeners.grpc in the clear: its tls is needed (or --insecure-plaintext, if something in front of it speaks TLS)
 Listen on loopback, or have in the file of --config, with what is yours in place of the examples:

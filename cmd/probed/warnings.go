@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	configv1 "probed/gen/probe/config/v1"
 	"probed/service/guard"
 	"probed/service/policy"
 )
@@ -50,6 +51,18 @@ func (r *reader) checkSubject(field, subject string) {
 		if !slices.ContainsFunc(r.c.issuers, func(i issuerConfig) bool { return i.Name == kind }) {
 			r.warn(field, "nobody is %s: there is no issuer of the name %s", subject, kind)
 		}
+	}
+}
+
+// checkLookups warns of a rule of role by which every name may be looked up, unless one says so on purpose. Who writes cidrs
+// thinks of what is within them.
+func (r *reader) checkLookups(field string, rule *configv1.Rule, role *configv1.Role) {
+	looksUp := func(rule *configv1.Rule) bool {
+		return slices.Contains(rule.GetVerbs(), "resolve") && len(rule.GetUnixPaths()) == 0
+	}
+	onPurpose := func(rule *configv1.Rule) bool { return looksUp(rule) && slices.Contains(rule.GetHosts(), "*") }
+	if looksUp(rule) && len(rule.GetHosts()) == 0 && !slices.ContainsFunc(role.GetRules(), onPurpose) {
+		r.warn(field+".verbs", `resolve without hosts: every name may be looked up, and cidrs and ports do not narrow that; give it hosts, ["*"] if every name is meant`)
 	}
 }
 

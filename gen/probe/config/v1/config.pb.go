@@ -906,7 +906,7 @@ type Rule struct {
 	Networks []string `protobuf:"bytes,2,rep,name=networks,proto3" json:"networks,omitempty"`
 	// Names that are asked for: `db.example.com`, `*.example.com` for every name below it, `*` for every name. A target given
 	// as an address has no name, and matches none. Whoever answers for a name decides where it leads: bound that with
-	// `cidrs`. At most 1000; empty: any name, and addresses.
+	// `cidrs`. At most 1000; empty: any name, and addresses; with `resolve` that is a warning, and `*` says it on purpose.
 	Hosts []string `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	// Addresses, as `10.0.0.0/8`, `fd00::/8` or `192.0.2.7`. At most 1000; empty: any address.
 	Cidrs []string `protobuf:"bytes,4,rep,name=cidrs,proto3" json:"cidrs,omitempty"`
@@ -917,7 +917,9 @@ type Rule struct {
 	// no `hosts`, `cidrs` or `ports`. At most 1000; empty: no unix socket.
 	UnixPaths []string `protobuf:"bytes,6,rep,name=unix_paths,json=unixPaths,proto3" json:"unix_paths,omitempty"`
 	// What may be done: `resolve` (look names and addresses up), `connect`, `send` (bytes over what was connected),
-	// `skip-verify` (not check the certificate of a peer). At least one.
+	// `skip-verify` (not check the certificate of a peer). At least one. A name is looked up before there is an address, so
+	// `hosts` alone decide about it: `cidrs` and `ports` do not narrow `resolve`, and without `hosts` it is for every name,
+	// which can carry data out to whoever answers for it. An address is looked up by `cidrs`, of a rule without `hosts`.
 	Verbs         []string `protobuf:"bytes,7,rep,name=verbs,proto3" json:"verbs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
