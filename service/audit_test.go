@@ -247,17 +247,17 @@ func TestAuditRecords(t *testing.T) {
 		calls.Wait()
 		checkLast(t, log, auditRecord{RPC: exchange, Address: held.String(), Code: "CANCELLED", Reason: "CANCELLED"})
 	}
+	var calls sync.WaitGroup
 	for _, c := range w.by("a") {
-		var calls sync.WaitGroup
 		calls.Go(func() {
 			if a := c.call(t.Context(), t, &probev1.ExchangeRequest{Target: held.String(), Payload: text}); a.outcome().GetReason() != probev1.Reason_REASON_DRAINED {
 				t.Errorf("%v: %v, %v", c, a.err, a.outcome())
 			}
 		})
-		t.Cleanup(calls.Wait)
 		<-flag
 	}
 	w.service.Drain()
+	calls.Wait()
 	checkLast(t, log, auditRecord{RPC: exchange, Address: held.String(), Code: "OK", Reason: "DRAINED"})
 
 	// Each begin has its one end.
@@ -326,17 +326,18 @@ func TestAuditComesBeforeTheDial(t *testing.T) {
 		}
 		seen.Add(1)
 	}
-	var target, server string
+	var asked atomic.Pointer[nettest.DNSServer] // known when it runs
 	peer := nettest.TCP(t, func(c net.Conn) {
-		look(target)
+		look(c.LocalAddr().String())
 		_ = c.(*net.TCPConn).CloseWrite()
 		_, _ = io.Copy(io.Discard, c)
 	})
 	dns := nettest.DNS(t, func(x *nettest.DNSExchange) {
-		look(server)
+		look(asked.Load().Addr.String())
 		x.Send(x.Answer())
 	})
-	target, server = peer.String(), dns.Addr.String()
+	asked.Store(dns)
+	target, server := peer.String(), dns.Addr.String()
 	w := newWorld(t, withLimits(guard.Limits{}, "a"), func(s *settings) { s.Audit = audit })
 	receive := []*probev1.Step{{Step: &probev1.Step_Receive{Receive: &probev1.Receive{}}}}
 	for range 5 {

@@ -42,7 +42,7 @@ type handlerStream = grpc.BidiStreamingServer[probev1.ConverseRequest, probev1.E
 // localTo connects to a handler, with no link around it.
 func localTo(t *testing.T, s *scripted) (*LocalConn, probev1.ExchangeServiceClient) {
 	t.Helper()
-	conn := Local(joined(), func(r grpc.ServiceRegistrar) { probev1.RegisterExchangeServiceServer(r, s) })
+	conn := Local(Links{}, func(r grpc.ServiceRegistrar) { probev1.RegisterExchangeServiceServer(r, s) })
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn, probev1.NewExchangeServiceClient(conn)
 }
@@ -613,4 +613,29 @@ func TestLocalConcurrentStreams(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// A call of one message that is refused before that is read fails with its status, whichever of the two is first.
+func TestLocalRefusal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		refuse := func(any, grpc.ServerStream, *grpc.StreamServerInfo, grpc.StreamHandler) error {
+			return status.Error(codes.PermissionDenied, "no")
+		}
+		conn := Local(joined(Interceptors{Stream: refuse}), func(r grpc.ServiceRegistrar) {
+			probev1.RegisterExchangeServiceServer(r, &scripted{})
+		})
+		t.Cleanup(func() { _ = conn.Close() })
+		for range 50 {
+			stream, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, probev1.ExchangeService_Exchange_FullMethodName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if err := errors.Join(stream.SendMsg(&probev1.ExchangeRequest{}), stream.CloseSend()); err != nil {
+				t.Fatal(err)
+			}
+			wants(t, "the end", stream.RecvMsg(&probev1.ExchangeResponse{}), codes.PermissionDenied)
+		}
+	})
 }
