@@ -156,3 +156,41 @@ func TestInternationalNames(t *testing.T) {
 		}
 	}
 }
+
+// What is an address needs no lookup, so nobody's leave; what only looks like one is a name, which does. Either way nobody
+// is asked for who may look up nothing like it.
+func TestWhatLooksLikeAnAddress(t *testing.T) {
+	t.Parallel()
+	server := nettest.DNS(t, func(x *nettest.DNSExchange) { x.Send(x.Answer()) })
+	rules := &policy.Policy{Loopback: true, Roles: []policy.Role{{Name: "r", Subjects: []string{"*"}, Rules: []policy.Rule{
+		{Name: "names", Hosts: []string{"open.test"}, Verbs: policy.Resolve},
+		{Name: "local", Prefixes: prefixes("127.0.0.0/8"), Verbs: policy.Connect},
+	}}}}
+	w := newWorld(t, withRoles(rules, "a"), withDNS(server))
+	c := w.by("a")[0]
+	for _, host := range []string{
+		"127.0.0.1", "127.1", "127.1.", "0x7f.1", "0x7f.1.", "017700000001", "2130706433", "4294967296", "127.0.0.1.", "127.0.0.256", "1.2.3.4.5",
+		"127.0.0.1 ", " 127.0.0.1", "127.0.0.1 x", "127.0.0.1\n", "１２７.0.0.1", "127。0。0。1", "٣.1", "0x", "0xg", "08", "1..2", ".", "",
+		"::1", "::1.", "[::1]", "::1%lo", "::1%nosuch", "fe80::1%lo", "fe80::1%", "fe80::1%nosuch", "fe80::1%1", "::ffff:127.0.0.1", "::127.0.0.1", "1::2::3", "::g", ":",
+	} {
+		requests := []proto.Message{
+			&probev1.LookupHostRequest{Host: host}, &probev1.ExplainPolicyRequest{Target: host + ":80"}, &probev1.ConnectRequest{Target: host + ":1"},
+			&probev1.QueryDNSRequest{Name: "open.test", Server: host},
+		}
+		for _, family := range []probev1.AddressFamily{0, probev1.AddressFamily_AF_INET, probev1.AddressFamily_AF_INET6} {
+			for _, flags := range [][]probev1.AddressInfoFlag{nil, {probev1.AddressInfoFlag_AI_CANONNAME}, {probev1.AddressInfoFlag_AI_IDN}, {probev1.AddressInfoFlag_AI_V4MAPPED, probev1.AddressInfoFlag_AI_ALL}} {
+				requests = append(requests, &probev1.GetAddressInfoRequest{Host: proto.String(host), Family: family, Flags: flags})
+			}
+		}
+		for _, request := range requests {
+			a := c.call(t.Context(), t, request)
+			// An empty server is those that are configured.
+			if query, ok := request.(*probev1.QueryDNSRequest); ok && query.GetServer() == "" {
+				server.UDP.Store(0)
+			}
+			if n := server.UDP.Swap(0) + server.TCP.Swap(0); n != 0 {
+				t.Errorf("%T of %q: %d queries, %v", request, host, n, a.err)
+			}
+		}
+	}
+}
