@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"buf.build/go/protovalidate"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
@@ -35,9 +36,19 @@ type Interceptors struct {
 	Stream grpc.StreamServerInterceptor
 }
 
-// ServerOptions are the link, and others, as a gRPC server takes them.
-func (i Interceptors) ServerOptions(others ...grpc.ServerOption) []grpc.ServerOption {
-	return append([]grpc.ServerOption{grpc.UnaryInterceptor(i.Unary), grpc.StreamInterceptor(i.Stream)}, others...)
+// Links is the whole chain.
+type Links struct {
+	before Interceptors // does not look at messages
+	after  Interceptors // does
+}
+
+// all is the chain as one link.
+func (l Links) all() Interceptors { return joined(l.before, l.after) }
+
+// ServerOptions are the chain, and others, as a gRPC server takes them.
+func (l Links) ServerOptions(others ...grpc.ServerOption) []grpc.ServerOption {
+	all := l.all()
+	return append([]grpc.ServerOption{grpc.UnaryInterceptor(all.Unary), grpc.StreamInterceptor(all.Stream)}, others...)
 }
 
 // ChainConfig is what the links of the chain need.
@@ -49,17 +60,20 @@ type ChainConfig struct {
 	Authenticator func() *guard.Authenticator
 	// Policy returns what holds now about who may call what.
 	Policy func() *policy.Policy
+	// Limiter bounds the calls of each caller; nil: nothing does.
+	Limiter *guard.Limiter
+	// Limited is called when a call is refused because a limit is reached, with its name; may be nil.
+	Limited func(limit string)
 }
 
-// Chain is what happens around every call, as one link. The order, the outermost first, is the meaning, so each line
-// gives its reason.
-func Chain(config ChainConfig) (Interceptors, error) {
+// Chain is what happens around every call. The order, the outermost first, is the meaning, so each line gives its reason.
+func Chain(config ChainConfig) (Links, error) {
 	validation, err := validationLink()
 	if err != nil {
-		return Interceptors{}, err
+		return Links{}, err
 	}
 	identify, admit := guardLinks(config)
-	return joined(
+	before := joined(
 		requestIDLink(),             // first, so that everything after it, the log above all, knows the request's id
 		config.Metrics,              // outside of all that refuses, so that refusals are counted
 		identify,                    // before the log, which tells who called; it refuses nobody yet
@@ -67,8 +81,8 @@ func Chain(config ChainConfig) (Interceptors, error) {
 		recoveryLink(config.Logger), // outside of everything that handles a message, so that a panic costs one call
 		admit,                       // before anything of the request is looked at
 		vantageLink(config),         // after it, since not everybody is to know where this is
-		validation,                  // last, so that handlers see nothing but valid requests
-	), nil
+	)
+	return Links{before, validation}, nil // last, so that handlers see nothing but valid requests
 }
 
 // joined makes one link of several, the outermost first.
@@ -101,24 +115,39 @@ func joined(links ...Interceptors) Interceptors {
 	return all
 }
 
-// withContext is a link that gives handlers another context, or refuses the call.
-func withContext(change func(ctx context.Context, fullMethod string) (context.Context, error)) Interceptors {
+// around is a link that gives handlers another context, or refuses the call; end, if it is not nil, is called when the
+// handler has returned.
+func around(begin func(ctx context.Context, fullMethod string) (_ context.Context, end func(), err error)) Interceptors {
 	return Interceptors{
 		Unary: func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			ctx, err := change(ctx, info.FullMethod)
+			ctx, end, err := begin(ctx, info.FullMethod)
 			if err != nil {
 				return nil, err
+			}
+			if end != nil {
+				defer end()
 			}
 			return handler(ctx, request)
 		},
 		Stream: func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			ctx, err := change(stream.Context(), info.FullMethod)
+			ctx, end, err := begin(stream.Context(), info.FullMethod)
 			if err != nil {
 				return err
+			}
+			if end != nil {
+				defer end()
 			}
 			return handler(server, &streamWithContext{stream, ctx})
 		},
 	}
+}
+
+// withContext is a link that gives handlers another context, or refuses the call.
+func withContext(change func(ctx context.Context, fullMethod string) (context.Context, error)) Interceptors {
+	return around(func(ctx context.Context, fullMethod string) (context.Context, func(), error) {
+		ctx, err := change(ctx, fullMethod)
+		return ctx, nil, err
+	})
 }
 
 // streamWithContext is a stream whose handler sees another context.
@@ -167,19 +196,57 @@ func requestID(ctx context.Context) string {
 	return id
 }
 
+// mostPublic is how many calls may be under way at a time that nobody has to be somebody for. What they need is little,
+// and those who have credentials must not want for it.
+const mostPublic = 128
+
 // guardLinks are the two links that ask who calls: one finds out, and refuses nobody; the other refuses.
 func guardLinks(config ChainConfig) (identify, admit Interceptors) {
 	if config.Authenticator == nil {
 		return Interceptors{}, Interceptors{}
 	}
 	identify = withContext(func(ctx context.Context, _ string) (context.Context, error) {
-		ctx = config.Authenticator().Identify(ctx)
+		if !guard.Identified(ctx) { // by Enter
+			ctx = config.Authenticator().Identify(ctx)
+		}
 		return logging.InjectFields(ctx, logging.Fields{"subject", guard.CallerFrom(ctx).Subject}), nil
 	})
-	admit = withContext(func(ctx context.Context, fullMethod string) (context.Context, error) {
-		return ctx, statusOf(guard.Admit(ctx, config.Policy(), fullMethod))
+	public := make(chan struct{}, mostPublic)
+	admit = around(func(ctx context.Context, fullMethod string) (context.Context, func(), error) {
+		if guard.AccessTo(fullMethod) == guard.Public {
+			select {
+			case public <- struct{}{}:
+				return ctx, func() { <-public }, nil
+			default:
+				err := &guard.LimitError{Limit: guard.LimitCalls, Max: mostPublic, RetryAfter: time.Second}
+				return ctx, nil, statusOf(err)
+			}
+		}
+		if err := guard.Admit(ctx, config.Policy(), fullMethod); err != nil {
+			config.limited(err)
+			return ctx, nil, statusOf(err)
+		}
+		end, err := guard.Count(ctx, config.Limiter)
+		config.limited(err)
+		return ctx, end, statusOf(err)
 	})
 	return identify, admit
+}
+
+// Enter is what the chain does first with a call, for a server that has to know it before there is one: it finds out who
+// sends a request with these credentials, and counts the call until leave is called. When ok is false the chain will
+// refuse the call that is made with ctx, whatever it is, so nothing more of the request needs to be read.
+func (config *ChainConfig) Enter(ctx context.Context) (entered context.Context, leave func(), ok bool) {
+	if config.Authenticator == nil {
+		return ctx, func() {}, true
+	}
+	return guard.Enter(ctx, config.Authenticator(), config.Limiter)
+}
+
+func (config *ChainConfig) limited(err error) {
+	if limit, ok := errors.AsType[*guard.LimitError](err); ok && config.Limited != nil {
+		config.Limited(limit.Limit)
+	}
 }
 
 // loggingLink writes a line when a call has ended.

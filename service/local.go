@@ -18,8 +18,8 @@ import (
 // LocalConn is a connection to a service in the same process. Calls on it pass every link of the chain, as calls over the
 // network do, but no transport: a message is copied, not encoded, and a stream holds one message until it is taken.
 //
-// Who calls travels in the context: the handler's has what [guard.WithCredentials] gave to the caller's, and nothing else
-// of it. Metadata does not travel at all, so none can stand for it.
+// Who calls travels in the context: the handler's has what package guard gave to the caller's ([guard.Carry]), and nothing
+// else of it. Metadata does not travel at all, so none can stand for it.
 type LocalConn struct {
 	links    Interceptors
 	services map[string]localService
@@ -37,8 +37,8 @@ type localService struct {
 }
 
 // Local connects to the services that register adds, with chain around each call.
-func Local(chain Interceptors, register func(grpc.ServiceRegistrar)) *LocalConn {
-	c := &LocalConn{links: chain, services: make(map[string]localService)}
+func Local(chain Links, register func(grpc.ServiceRegistrar)) *LocalConn {
+	c := &LocalConn{links: chain.all(), services: make(map[string]localService)}
 	c.open, c.cancel = context.WithCancel(context.Background())
 	register(c)
 	return c
@@ -139,9 +139,7 @@ func (c *LocalConn) begin(client context.Context, t *localTransport) (ctx contex
 	c.calls.Add(1)
 	ctx, cancel := context.WithCancel(bareContext{client})
 	stop := context.AfterFunc(c.open, cancel)
-	if credentials, ok := guard.CredentialsFrom(client); ok {
-		ctx = guard.WithCredentials(ctx, credentials)
-	}
+	ctx = guard.Carry(ctx, client)
 	return grpc.NewContextWithServerTransportStream(ctx, t), func() {
 		stop()
 		cancel()

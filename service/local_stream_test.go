@@ -622,7 +622,7 @@ func TestLocalRefusal(t *testing.T) {
 		refuse := func(any, grpc.ServerStream, *grpc.StreamServerInfo, grpc.StreamHandler) error {
 			return status.Error(codes.PermissionDenied, "no")
 		}
-		conn := Local(joined(Interceptors{Stream: refuse}), func(r grpc.ServiceRegistrar) {
+		conn := Local(Links{before: Interceptors{Stream: refuse}}, func(r grpc.ServiceRegistrar) {
 			probev1.RegisterExchangeServiceServer(r, &scripted{})
 		})
 		t.Cleanup(func() { _ = conn.Close() })

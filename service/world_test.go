@@ -78,7 +78,7 @@ func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	for _, change := range changes {
 		change(&s)
 	}
-	links := ChainConfig{Logger: slog.New(slog.NewJSONHandler(w.log, nil)), Vantage: s.Vantage, Metrics: s.metrics, Policy: s.Policy}
+	links := ChainConfig{Logger: slog.New(slog.NewJSONHandler(w.log, nil)), Vantage: s.Vantage, Metrics: s.metrics, Policy: s.Policy, Limiter: s.Limiter}
 	if s.callers != nil {
 		links.Authenticator = func() *guard.Authenticator { return s.callers }
 	}
@@ -92,13 +92,16 @@ func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	if s.register != nil {
 		register = s.register
 	}
-	register(w.server)
+	register(BeforeMessage(w.server, chain))
 
 	grpcListener, httpListener := listen(t), listen(t)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = w.server.Serve(grpcListener) })
 	w.local = Local(chain, register)
-	rest, err := gateway.New(gateway.Config{Conn: w.local, Caller: callerOf})
+	rest, err := gateway.New(gateway.Config{
+		Conn:  w.local,
+		Enter: func(r *http.Request) (context.Context, func(), bool) { return links.Enter(callerOf(r)) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

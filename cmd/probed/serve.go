@@ -41,6 +41,11 @@ const (
 	connectionWindow = 1 << 20
 	// aroundMessage is what a request takes beside its largest field.
 	aroundMessage = 64 << 10
+	// headerSlop is what net/http reads beyond MaxHeaderBytes.
+	headerSlop = 4 << 10
+	// opsConnections is how many connections the operations listener has at a time: it is open to who reaches it, and must
+	// not take the descriptors that callers need.
+	opsConnections = 64
 	// idleConnection is how long a connection on which nobody asks anything is kept.
 	idleConnection = 15 * time.Minute
 	// oldConnection is when a client is asked to connect anew, with the certificates of then. What is under way goes on.
@@ -175,12 +180,16 @@ func (s *server) assemble(getenv func(string) string) error {
 	apply()
 	s.accepted.most, s.accepted.mostPerAddress = s.limits.Connections, s.limits.ConnectionsPerAddress
 	s.accepted.refused = s.counts.ConnectionRefused
+	rules := func() *policy.Policy { return s.rules.Load().policy }
+	limiter := guard.NewLimiter(guard.Limits{
+		Calls: s.limits.Calls, CallsPerCaller: s.limits.CallsPerCaller,
+		Sessions: s.limits.Sessions, SessionsPerCaller: s.limits.SessionsPerCaller,
+		DialsPerSecond: s.limits.DialsPerSecond, TargetsPerMinute: s.limits.TargetsPerMinute,
+	})
+	hooks := s.counts.ServiceHooks()
 	s.service = service.New(service.Config{
-		Policy: func() *policy.Policy { return s.rules.Load().policy },
-		Limiter: guard.NewLimiter(guard.Limits{
-			Sessions: s.limits.Sessions, SessionsPerCaller: s.limits.SessionsPerCaller,
-			DialsPerSecond: s.limits.DialsPerSecond, TargetsPerMinute: s.limits.TargetsPerMinute,
-		}),
+		Policy:  rules,
+		Limiter: limiter,
 		Audit:   s.audit,
 		Resolve: resolve.Config{Timeout: s.limits.DNSTimeout},
 		Exchange: exchange.Limits{
@@ -189,20 +198,23 @@ func (s *server) assemble(getenv func(string) string) error {
 		},
 		ConnectTimeout: s.limits.DialTimeout,
 		Vantage:        vantage,
-		Hooks:          s.counts.ServiceHooks(),
+		Hooks:          hooks,
 		ExchangeHooks:  s.counts.ExchangeHooks(),
 	})
-	chain, err := service.Chain(service.ChainConfig{
+	calls := service.ChainConfig{
 		Logger: s.log, Metrics: s.counts.Interceptors(), Vantage: vantage,
 		Authenticator: func() *guard.Authenticator { return s.rules.Load().authenticator },
-		Policy:        func() *policy.Policy { return s.rules.Load().policy },
-	})
+		Policy:        rules,
+		Limiter:       limiter, Limited: hooks.Limited,
+	}
+	chain, err := service.Chain(calls)
 	if err != nil {
 		return err
 	}
 	s.grpc = grpc.NewServer(chain.ServerOptions(s.grpcOptions()...)...)
-	s.service.Register(s.grpc)
-	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	registrar := service.BeforeMessage(s.grpc, chain)
+	s.service.Register(registrar)
+	grpc_health_v1.RegisterHealthServer(registrar, s.health)
 	if s.listeners.grpc != nil && addrPort(s.listeners.grpc).Addr().IsLoopback() {
 		reflection.Register(s.grpc)
 	}
@@ -211,7 +223,7 @@ func (s *server) assemble(getenv func(string) string) error {
 	s.gateway, err = gateway.New(gateway.Config{
 		Conn:            service.Local(chain, s.service.Register),
 		AllowedHosts:    s.options.allowedHosts,
-		Caller:          callerOf,
+		Enter:           func(r *http.Request) (context.Context, func(), bool) { return calls.Enter(credentialsOf(r)) },
 		MaxBody:         2 * int64(s.limits.MessageBytes), // as base64, and room around it
 		ExchangeTimeout: s.limits.ExchangeTimeout,
 	})
@@ -224,20 +236,19 @@ func (s *server) assemble(getenv func(string) string) error {
 }
 
 // grpcOptions are all there are that bound what one connection, or one call, can make probed hold. What is not here is
-// as grpc has it: buffers of 32 KiB a connection for reading, HPACK tables of 4 KiB, a goroutine a call, and answers of
-// any size, since their size is ours.
+// as grpc has it: buffers of 32 KiB a connection for reading, none for writing while it is idle, HPACK tables of 4 KiB, a
+// goroutine a call, and answers of any size, since their size is ours.
 func (s *server) grpcOptions() []grpc.ServerOption {
 	options := []grpc.ServerOption{
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connectionWindow),
 		grpc.MaxRecvMsgSize(s.limits.MessageBytes + aroundMessage),
 		grpc.MaxConcurrentStreams(s.limits.StreamsPerConnection),
-		grpc.MaxHeaderListSize(uint32(s.limits.HeaderBytes)), //nolint:gosec // the schema holds it to 1 MiB
+		grpc.MaxHeaderListSize(uint32(s.limits.HeaderBytes)), // the schema holds it to 1 MiB
 		grpc.ConnectionTimeout(s.limits.HandshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionIdle: idleConnection, MaxConnectionAge: oldConnection}),
-		grpc.SharedWriteBuffer(true), // an idle connection holds none
-		grpc.WaitForHandlers(true),   // so that nothing of a call is left when Stop returns
+		grpc.WaitForHandlers(true), // so that nothing of a call is left when Stop returns
 	}
 	if s.begun.grpc.tls != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(s.grpcTLS.config())))
@@ -245,9 +256,9 @@ func (s *server) grpcOptions() []grpc.ServerOption {
 	return options
 }
 
-// callerOf is the context of the calls that are made for a REST request: what there is to show who sent it goes along
+// credentialsOf is the context of the calls that are made for a REST request: what there is to show who sent it goes along
 // in the process, and nothing else of the request.
-func callerOf(r *http.Request) context.Context {
+func credentialsOf(r *http.Request) context.Context {
 	remote, _ := netip.ParseAddrPort(r.RemoteAddr) // of a TCP connection, it always reads
 	return guard.WithCredentials(r.Context(), guard.Credentials{
 		TLS: r.TLS, Authorization: strings.Join(r.Header.Values("Authorization"), ", "), Remote: remote.Addr().Unmap(),
@@ -259,7 +270,7 @@ func (s *server) httpServer(handler http.Handler) *http.Server {
 		Handler:           handler,
 		ReadHeaderTimeout: s.limits.HandshakeTimeout, // the TLS handshake has as long
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    s.limits.HeaderBytes,
+		MaxHeaderBytes:    max(s.limits.HeaderBytes-headerSlop, 1),
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		// HTTP/2 would bring windows of its own to bound, for nothing that REST needs.
 		Protocols: http1(),
@@ -288,7 +299,8 @@ func (s *server) run(ctx context.Context, signals <-chan os.Signal) error {
 		group.Go(func() error { return ignoreClosed(s.http.Serve(listener)) })
 	}
 	if s.listeners.ops != nil {
-		group.Go(func() error { return ignoreClosed(s.ops.Serve(s.listeners.ops)) })
+		scrapes := connections{most: opsConnections, refused: s.counts.ConnectionRefused}
+		group.Go(func() error { return ignoreClosed(s.ops.Serve(scrapes.of(s.listeners.ops))) })
 	}
 	group.Go(func() error {
 		s.watch(ctx, signals)

@@ -51,7 +51,9 @@ func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request, _ map[string]
 		return
 	}
 	// A client that does not read would hold the exchange, and its place here, for ever.
-	limit := time.Now().Add(cmp.Or(request.GetTimeout().AsDuration(), g.config.ExchangeTimeout) + readerPatience)
+	// What asks for longer than a day is refused by the service.
+	timeout := min(cmp.Or(request.GetTimeout().AsDuration(), g.config.ExchangeTimeout), 24*time.Hour)
+	limit := time.Now().Add(timeout + readerPatience)
 	if err := http.NewResponseController(w).SetWriteDeadline(limit); err != nil {
 		writeError(w, err)
 		return

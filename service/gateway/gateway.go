@@ -54,9 +54,10 @@ type Config struct {
 	// AllowedHosts are the names that requests may come in under, besides localhost and any IP address: a page of
 	// another origin that has its own name point here (DNS rebinding) comes in under that name.
 	AllowedHosts []string
-	// Caller returns the context of the calls that are made for a request, which says who is calling; nil: the context
-	// of the request. No header of a request reaches a call in another way.
-	Caller func(*http.Request) context.Context
+	// Enter returns the context of the calls that are made for a request, which says who is calling; leave is called when
+	// the request is done with. When ok is false the calls will be refused, so that nothing more of the request is read.
+	// Nil: the context is that of the request. No header of a request reaches a call in another way.
+	Enter func(*http.Request) (ctx context.Context, leave func(), ok bool)
 	// MaxBody is the most bytes of a request's body; 0: DefaultMaxBody.
 	MaxBody int64
 	// ExchangeTimeout is that of an exchange whose request sets none; 0: a minute, as the contract says.
@@ -69,6 +70,7 @@ type Gateway struct {
 	client       probev1.ExchangeServiceClient
 	allowedHosts []string
 	handler      http.Handler
+	origins      *http.CrossOriginProtection
 }
 
 var (
@@ -83,10 +85,10 @@ func New(config Config) (*Gateway, error) {
 	conn := bareConn{config.Conn}
 	config.MaxBody = cmp.Or(config.MaxBody, DefaultMaxBody)
 	config.ExchangeTimeout = cmp.Or(config.ExchangeTimeout, time.Minute)
-	if config.Caller == nil {
-		config.Caller = (*http.Request).Context
+	if config.Enter == nil {
+		config.Enter = func(r *http.Request) (context.Context, func(), bool) { return r.Context(), func() {}, true }
 	}
-	g := &Gateway{config: config, client: probev1.NewExchangeServiceClient(conn)}
+	g := &Gateway{config: config, origins: http.NewCrossOriginProtection(), client: probev1.NewExchangeServiceClient(conn)}
 	for _, name := range config.AllowedHosts {
 		g.allowedHosts = append(g.allowedHosts, canonicalHost(name))
 	}
@@ -136,11 +138,7 @@ func New(config Config) (*Gateway, error) {
 			return nil, fmt.Errorf("register REST handlers: %w", err)
 		}
 	}
-	sameOrigin := http.NewCrossOriginProtection()
-	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		writeStatus(w, http.StatusForbidden, requestError(codes.PermissionDenied, "a page of another origin may not make this request"))
-	}))
-	g.handler = sameOrigin.Handler(g.bareRequests(mux))
+	g.handler = g.bareRequests(mux)
 	return g, nil
 }
 
@@ -154,18 +152,43 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			fmt.Sprintf("this probed does not answer for the host %q: use its address, or allow the name", r.Host)))
 		return
 	}
+	if !g.sameOrigin(r) {
+		writeStatus(w, http.StatusForbidden, requestError(codes.PermissionDenied, "a page of another origin may not make this request"))
+		return
+	}
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	g.handler.ServeHTTP(w, r)
 }
 
+// sameOrigin tells whether no page of another origin has made the request. A GET from there is refused as well, which
+// [http.CrossOriginProtection] lets pass: here one looks names up, and a page needs no answer to carry something out of a
+// network in the names.
+func (g *Gateway) sameOrigin(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin":
+	default:
+		return false
+	}
+	asPost := &http.Request{Method: http.MethodPost, Host: r.Host, Header: r.Header, URL: r.URL}
+	return g.origins.Check(asPost) == nil
+}
+
 // bareRequests passes requests on without the headers by which the mux would let callers set deadlines and identities
-// (Grpc-Timeout, Authorization, X-Forwarded-For), with a context that says who is calling, and with the whole of the body. HEAD becomes GET: what writes the answer
-// leaves the body out.
+// (Grpc-Timeout, Authorization, X-Forwarded-For), with a context that says who is calling, and with the whole of the body.
+// Of those whose calls will be refused it reads no body, so that nobody can make it hold one. HEAD becomes GET: what writes
+// the answer leaves the body out.
 func (g *Gateway) bareRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		bare := r.WithContext(g.config.Caller(r)) // a copy
+		ctx, leave, ok := g.config.Enter(r)
+		defer leave()
+		bare := r.WithContext(ctx) // a copy
 		bare.Header = http.Header{"Accept": r.Header.Values("Accept")}
-		if r.ContentLength != 0 {
+		switch {
+		case r.ContentLength == 0:
+		case !ok:
+			w.Header().Set("Connection", "close") // what is left of the body is not waited for
+			bare.Body = io.NopCloser(strings.NewReader("{}"))
+		default:
 			body, err := readWhole(w, r, g.config.MaxBody)
 			if err != nil {
 				writeError(w, err)

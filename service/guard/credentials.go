@@ -108,8 +108,9 @@ func RemoteFrom(ctx context.Context) string {
 
 // identity is what Identify found: a caller, or why there is none.
 type identity struct {
-	caller Caller
-	err    error
+	caller  Caller
+	err     error
+	counted bool // among the calls under way, see Enter
 }
 
 type identityKey struct{}

@@ -11,7 +11,9 @@ import (
 
 // Limits bound what callers may ask of the service. Of each, zero or less means unlimited.
 type Limits struct {
-	// Sessions and SessionsPerCaller are how many sessions may be open at one time, in all and for each caller.
+	// Calls and CallsPerCaller are how many calls may be under way at one time, in all and for each caller.
+	Calls, CallsPerCaller int
+	// Sessions and SessionsPerCaller are how many of them may be sessions, in all and for each caller.
 	Sessions, SessionsPerCaller int
 	// DialsPerSecond is the rate at which each caller may begin dials, and also how many of these it may begin at once
 	// after a pause.
@@ -22,6 +24,8 @@ type Limits struct {
 
 // What LimitError.Limit can be.
 const (
+	LimitCalls             = "calls"
+	LimitCallsPerCaller    = "calls_per_caller"
 	LimitSessions          = "sessions"
 	LimitSessionsPerCaller = "sessions_per_caller"
 	LimitDialsPerSecond    = "dials_per_second"
@@ -41,6 +45,8 @@ type LimitError struct {
 
 func (e *LimitError) Error() string {
 	what := map[string]string{
+		LimitCalls:             "%d calls are under way, which is the most in all",
+		LimitCallsPerCaller:    "%d calls are under way, which is the most for one caller",
 		LimitSessions:          "%d sessions are open, which is the most in all",
 		LimitSessionsPerCaller: "%d sessions are open, which is the most for one caller",
 		LimitDialsPerSecond:    "%d dials a second are the most for one caller",
@@ -57,14 +63,14 @@ const (
 	// mostSwept is how many callers are forgotten with one call, so that no call takes long. It is more than the one that a
 	// call can add.
 	mostSwept = 2
-	// sessionRetry is the RetryAfter of sessions.
-	sessionRetry = time.Second
+	// heldRetry is the RetryAfter of calls and sessions.
+	heldRetry = time.Second
 )
 
 // Limiter holds callers to Limits. It never waits: what goes beyond a limit is refused. So one caller at its limit holds
 // up no other, except that the sessions in all are there for all; SessionsPerCaller keeps one from having them all.
 //
-// A caller is a string, [Caller.Key]. Sessions are counted exactly, of however many callers. What is known of dials is
+// A caller is a string, [Caller.Key]. Calls and sessions are counted exactly, of however many callers. What is known of dials is
 // forgotten when a caller has been idle for a minute, when nothing it did matters any more, and of the least recent one
 // when there are more than ten thousand. Being forgotten refuses nobody anything: it gives an allowance anew. Whoever
 // commands so many identities gains nothing by it, since each has an allowance of its own anyway; what bounds those
@@ -79,8 +85,8 @@ type Limiter struct {
 	// One lock for all callers: what is done under it takes well below a microsecond.
 	mu       sync.Mutex
 	limits   Limits
-	sessions int
-	open     map[string]int // sessions of each caller that has any
+	calls    held
+	sessions held
 	callers  recency[string, dials]
 }
 
@@ -97,7 +103,7 @@ type dials struct {
 func NewLimiter(limits Limits) *Limiter { return newLimiter(limits, time.Now) }
 
 func newLimiter(limits Limits, now func() time.Time) *Limiter {
-	return &Limiter{now: now, start: now(), seed: maphash.MakeSeed(), limits: limits, open: make(map[string]int)}
+	return &Limiter{now: now, start: now(), seed: maphash.MakeSeed(), limits: limits}
 }
 
 // SetLimits changes the limits. Sessions that are open stay so, even when they are more than the new limit. What callers
@@ -113,26 +119,57 @@ func (l *Limiter) SetLimits(limits Limits) {
 func (l *Limiter) Session(caller string) (release func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.sessions.hold(&l.mu, caller,
+		bound{LimitSessions, l.limits.Sessions}, bound{LimitSessionsPerCaller, l.limits.SessionsPerCaller})
+}
+
+// Call counts a call of caller that is under way, as Session does a session.
+func (l *Limiter) Call(caller string) (release func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.calls.hold(&l.mu, caller,
+		bound{LimitCalls, l.limits.Calls}, bound{LimitCallsPerCaller, l.limits.CallsPerCaller})
+}
+
+// held is how many of something callers have at this time.
+type held struct {
+	all int
+	by  map[string]int // of each caller that has any
+}
+
+// bound is a limit: its name, and how many it allows; zero or less: any number.
+type bound struct {
+	name string
+	most int
+}
+
+func (b bound) reached(n int) bool { return b.most > 0 && n >= b.most }
+
+// hold counts one more, unless a bound is reached. mu guards h, and the caller has it; release takes it.
+func (h *held) hold(mu *sync.Mutex, caller string, all, each bound) (release func(), err error) {
 	// The caller's own limit comes first: it can do something about that.
-	if most := l.limits.SessionsPerCaller; most > 0 && l.open[caller] >= most {
-		return nil, &LimitError{Limit: LimitSessionsPerCaller, Max: most, RetryAfter: sessionRetry}
+	if each.reached(h.by[caller]) {
+		return nil, &LimitError{Limit: each.name, Max: each.most, RetryAfter: heldRetry}
 	}
-	if most := l.limits.Sessions; most > 0 && l.sessions >= most {
-		return nil, &LimitError{Limit: LimitSessions, Max: most, RetryAfter: sessionRetry}
+	if all.reached(h.all) {
+		return nil, &LimitError{Limit: all.name, Max: all.most, RetryAfter: heldRetry}
 	}
-	l.sessions++
-	l.open[caller]++
+	if h.by == nil {
+		h.by = make(map[string]int)
+	}
+	h.all++
+	h.by[caller]++
 	released := false
 	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
+		mu.Lock()
+		defer mu.Unlock()
 		if released {
 			return
 		}
 		released = true
-		l.sessions--
-		if l.open[caller]--; l.open[caller] == 0 {
-			delete(l.open, caller)
+		h.all--
+		if h.by[caller]--; h.by[caller] == 0 {
+			delete(h.by, caller)
 		}
 	}, nil
 }

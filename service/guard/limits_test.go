@@ -74,8 +74,8 @@ func TestSessionsAreForgottenWithTheirCaller(t *testing.T) {
 		}
 		release()
 	}
-	if len(l.open) != 0 || l.sessions != 0 {
-		t.Errorf("%d callers with %d sessions are left", len(l.open), l.sessions)
+	if len(l.sessions.by) != 0 || l.sessions.all != 0 {
+		t.Errorf("%d callers with %d sessions are left", len(l.sessions.by), l.sessions.all)
 	}
 }
 
@@ -380,8 +380,8 @@ func TestLimitsConcurrently(t *testing.T) {
 		}
 	})
 	wg.Wait()
-	if l.sessions != 0 || len(l.open) != 0 {
-		t.Errorf("%d sessions of %d callers are left", l.sessions, len(l.open))
+	if l.sessions.all != 0 || len(l.sessions.by) != 0 {
+		t.Errorf("%d sessions of %d callers are left", l.sessions.all, len(l.sessions.by))
 	}
 	if opened.Load() == 0 {
 		t.Error("no session was opened")
