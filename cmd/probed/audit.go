@@ -11,7 +11,7 @@ import (
 // openAudit opens the audit log: a file, or "-", which is stdout.
 func openAudit(path string, stdout io.Writer, written func(ok bool)) (*guard.Audit, error) {
 	open := func() (io.WriteCloser, error) {
-		return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600) //nolint:gosec // it is the operator who names it
+		return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	}
 	if path == "-" {
 		open = func() (io.WriteCloser, error) { return keptOpen{stdout}, nil }

@@ -42,7 +42,7 @@ func subjectIn(text string) string {
 }
 
 // raw sends bytes as they are and returns the answer with its body; nil when there is none.
-func (s *secured) raw(t *testing.T, w who, text string) (*http.Response, string) {
+func (s *secured) raw(t *testing.T, w who, text string) (*reply, string) {
 	t.Helper()
 	dialer := tls.Dialer{Config: s.tls(w)}
 	conn, err := dialer.DialContext(t.Context(), "tcp", s.addresses["http"])
@@ -54,7 +54,7 @@ func (s *secured) raw(t *testing.T, w who, text string) (*http.Response, string)
 }
 
 // say sends bytes on a connection and returns the answer with its body; nil when there is none.
-func say(t *testing.T, conn net.Conn, text string) (*http.Response, string) {
+func say(t *testing.T, conn net.Conn, text string) (*reply, string) {
 	t.Helper()
 	conn.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(conn, text); err != nil {
@@ -65,12 +65,11 @@ func say(t *testing.T, conn net.Conn, text string) (*http.Response, string) {
 	if err != nil {
 		return nil, err.Error()
 	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
+	got, body, err := replyOf(response)
 	if err != nil {
 		return nil, err.Error()
 	}
-	return response, string(body)
+	return got, body
 }
 
 // forgeries are headers that stand for an identity somewhere, and that no caller shall be known by here.

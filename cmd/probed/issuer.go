@@ -21,7 +21,7 @@ import (
 const issuerTimeout = 10 * time.Second
 
 // issuerClients are those that ask issuers, by what each was made of.
-type issuerClients map[issuerFiles]*http.Client
+type issuerClients map[issuerFiles]*http.Client //nolint:forbidigo // it dials by dialName, below
 
 // issuerFiles is what the client of an issuer is made of. authorities is what its file says: another file by the same name
 // makes another client.
@@ -52,7 +52,7 @@ func (s *server) authenticator(next *rules, c *config) error {
 			}
 			files.authorities = string(authorities)
 		}
-		var client *http.Client
+		var client *http.Client //nolint:forbidigo // it dials by dialName, below
 		if before != nil {
 			client = before.issuers[files]
 		}
@@ -74,7 +74,7 @@ func (s *server) authenticator(next *rules, c *config) error {
 
 // issuerClient asks an issuer for its keys. It has a dialer of its own, which asks no policy: where an issuer is, the
 // operator says, and no caller has a part in it.
-func issuerClient(issuer issuerConfig) (*http.Client, error) {
+func issuerClient(issuer issuerConfig) (*http.Client, error) { //nolint:forbidigo // it dials by dialName, below
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if issuer.caFile != "" {
 		pool, err := readPool(issuer.caFile)
@@ -85,15 +85,15 @@ func issuerClient(issuer issuerConfig) (*http.Client, error) {
 	}
 	resolver := resolve.New(resolve.Config{})
 	dialer := dial.Dialer{Policy: func(context.Context, dial.Destination) error { return nil }}
-	transport := &http.Transport{
+	transport := &http.Transport{ //nolint:forbidigo // it dials by dialName, below
 		TLSClientConfig:   config,
 		DisableKeepAlives: true, // keys are asked for every five minutes at most
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialName(ctx, resolver, &dialer, network, address)
 		},
 	}
-	return &http.Client{
-		Transport:     &issuerTransport{transport, issuer.bearerTokenFile},
+	return &http.Client{ //nolint:forbidigo // it dials by dialName, below
+		Transport:     &issuerTransport{transport, issuer.bearerTokenFile}, //nolint:forbidigo // it dials by dialName, below
 		Timeout:       issuerTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("an issuer does not redirect") },
 	}, nil

@@ -153,7 +153,7 @@ func (s *secured) shown(t *testing.T) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		state := conn.(*tls.Conn).ConnectionState() //nolint:errcheck,forcetypeassert // it is one
+		state := conn.(*tls.Conn).ConnectionState() //nolint:forcetypeassert // it is one
 		conn.Close()
 		if state.NegotiatedProtocol != protocol {
 			t.Errorf("%s speaks %q", listener, state.NegotiatedProtocol)
@@ -362,8 +362,8 @@ func TestReloadDoesNotExpose(t *testing.T) {
 	}
 	conn := s.connect(t, who{})
 	full := s.config()
-	auth := full[strings.Index(full, "auth:"):strings.Index(full, "\npolicy:")]
-	listeners := full[:strings.Index(full, "auth:")]
+	listeners, rest, _ := strings.Cut(full, "auth:")
+	auth, _, _ := strings.Cut("auth:"+rest, "\npolicy:")
 	for name, text := range map[string]string{
 		"no auth":     strings.ReplaceAll(strings.Replace(full, auth, "", 1), ", client_ca_file: clients.crt", ""),
 		"no policy":   s.config(""),

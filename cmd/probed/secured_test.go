@@ -207,7 +207,7 @@ func (s *secured) client(t *testing.T, w who) *http.Client {
 }
 
 // rest asks by REST, and returns the answer with its body.
-func (s *secured) rest(ctx context.Context, client *http.Client, w who, method, path, body string) (response *http.Response, text string, err error) {
+func (s *secured) rest(ctx context.Context, client *http.Client, w who, method, path, body string) (got *reply, text string, err error) {
 	request, err := http.NewRequestWithContext(ctx, method, "https://"+s.addresses["http"]+path, strings.NewReader(body))
 	if err != nil {
 		return nil, "", err
@@ -215,13 +215,28 @@ func (s *secured) rest(ctx context.Context, client *http.Client, w who, method, 
 	if w.authorization != "" {
 		request.Header.Set("Authorization", w.authorization)
 	}
-	response, err = client.Do(request)
+	response, err := client.Do(request)
 	if err != nil {
 		return nil, "", err
 	}
+	return replyOf(response)
+}
+
+// reply is an answer whose body has been read.
+type reply struct {
+	Status     string
+	StatusCode int
+	Header     http.Header
+}
+
+// replyOf reads the body.
+func replyOf(response *http.Response) (*reply, string, error) {
 	defer response.Body.Close()
-	all, err := io.ReadAll(response.Body)
-	return response, string(all), err
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, "", err
+	}
+	return &reply{response.Status, response.StatusCode, response.Header}, string(body), nil
 }
 
 // reasonIn is the reason in a status that came as JSON; empty when there is none.

@@ -20,7 +20,7 @@ func (l *listenerTLS) load(files *tlsFiles, protocol string) (apply func(), err 
 	}
 	config := &tls.Config{
 		Certificates: []tls.Certificate{certificate},
-		MinVersion:   files.minVersion, //nolint:gosec // 1.2 or 1.3, which the schema holds
+		MinVersion:   files.minVersion,
 		NextProtos:   []string{protocol},
 		// A session that is resumed would bring back a certificate that was judged by the authorities of then.
 		SessionTicketsDisabled: true,
