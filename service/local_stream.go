@@ -34,7 +34,7 @@ func (s localServerStream) SetTrailer(md metadata.MD) { _ = s.localTransport.Set
 func (s localServerStream) SendMsg(message any) error {
 	s.sendHeader()
 	select {
-	case s.responses <- proto.Clone(message.(proto.Message)): //nolint:errcheck,forcetypeassert // of generated code
+	case s.responses <- proto.Clone(message.(proto.Message)): //nolint:forcetypeassert // of generated code
 		return nil
 	case <-s.server.Done():
 		return status.FromContextError(s.server.Err()).Err()
@@ -129,7 +129,7 @@ func (s localClientStream) RecvMsg(message any) error {
 
 // move gives to what from has, sharing its bytes: nobody else has from.
 func move(to any, from proto.Message) {
-	message := to.(proto.Message) //nolint:errcheck,forcetypeassert // of generated code
+	message := to.(proto.Message) //nolint:forcetypeassert // of generated code
 	proto.Reset(message)
 	target := message.ProtoReflect()
 	from.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
