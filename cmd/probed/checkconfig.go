@@ -20,7 +20,7 @@ func checkConfigCommand() *cobra.Command {
 		Use:   "check-config FILE",
 		Short: "Test a configuration file, and tell what it comes to",
 		Long: `check-config reads FILE and what it names (certificates, keys, tokens) as "probed --config FILE" does, asks no network,
-and starts nothing. What is wrong is told on stderr, all of it, a line each: FILE:LINE:COLUMN: FIELD: MESSAGE.
+and starts nothing; so whether an address is free it cannot tell. What is wrong is told on stderr, all of it, a line each: FILE:LINE:COLUMN: FIELD: MESSAGE.
 Exit code 0: it is right, be it with warnings; 1: it is not.`,
 		Example: `  probed check-config probed.yaml
   probed check-config --insecure-plaintext probed.yaml && systemctl reload probed`,

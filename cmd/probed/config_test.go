@@ -283,8 +283,7 @@ func TestConfigFaults(t *testing.T) {
 			`FILE:3:45: listeners.http.allowed_hosts[0]: an allowed host is a name without a port, as probed.example.com`,
 			`FILE:4:18: listeners.ops.address: an address is HOST:PORT, as 127.0.0.1:9464, [::1]:9464, or :9464 for every address of this host`,
 			`FILE:5:10: listeners.echo[0]: an echo listener is tcp://HOST:PORT, udp://HOST:PORT or unix://PATH`,
-			`FILE:5:10: listeners.echo[0]: "127.0.0.1:7" is not tcp://HOST:PORT, udp://HOST:PORT or unix://PATH`,
-			`FILE:5:23: listeners.echo[1]: "tcp://" is not tcp://HOST:PORT, udp://HOST:PORT or unix://PATH`,
+			`FILE:5:23: listeners.echo[1]: "tcp://" is not tcp://HOST:PORT, udp://HOST:PORT or unix://PATH: missing port in address`,
 		}},
 		{"TLS", "listeners:\n  grpc:\n    tls: {certificate_file: tls.crt}\n  http:\n    tls:\n", []string{
 			`FILE:3:10: listeners.grpc.tls.key_file: value is required`,

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -56,12 +55,7 @@ func (r *reader) config(m *configv1.Config) {
 	if ops := listeners.GetOps(); ops != nil {
 		r.c.ops.address = ops.Address
 	}
-	r.c.echo = listeners.GetEcho()
-	for i, echo := range r.c.echo {
-		if parsed, err := url.Parse(echo); err != nil || parsed.Host+parsed.Path == "" {
-			r.report(fmt.Sprintf("listeners.echo[%d]", i), "%q is not tcp://HOST:PORT, udp://HOST:PORT or unix://PATH", echo)
-		}
-	}
+	r.listeners(listeners)
 	if auth := m.GetAuth(); auth != nil {
 		r.auth(auth)
 	}
@@ -69,8 +63,9 @@ func (r *reader) config(m *configv1.Config) {
 		r.policy(m.GetPolicy())
 	}
 	r.c.limits, r.c.drain = m.GetLimits(), m.GetDrain()
-	if r.c.audit = m.GetAudit().GetPath(); r.c.audit != "-" {
+	if r.c.audit = m.GetAudit().GetPath(); r.c.audit != "" && r.c.audit != "-" {
 		r.c.audit = r.path(r.c.audit)
+		r.auditPath("audit.path", r.c.audit)
 	}
 }
 

@@ -130,7 +130,7 @@ type Listeners struct {
 	// Where metrics and health are served. Unset: `--ops-listen`.
 	Ops *OpsListener `protobuf:"bytes,3,opt,name=ops,proto3" json:"ops,omitempty"`
 	// Where the bytes that come are sent back (RFC 862): `tcp://HOST:PORT`, `udp://HOST:PORT`, `unix://PATH`. These ask
-	// nobody who they are. At most 64; empty: nowhere, but for those of `--echo`.
+	// nobody who they are. Ports are numbers. At most 64; empty: nowhere, but for those of `--echo`.
 	Echo          []string `protobuf:"bytes,4,rep,name=echo,proto3" json:"echo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1329,12 +1329,12 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\x06policy\x18\x03 \x01(\v2\x17.probe.config.v1.PolicyR\x06policy\x12/\n" +
 	"\x06limits\x18\x04 \x01(\v2\x17.probe.config.v1.LimitsR\x06limits\x12,\n" +
 	"\x05drain\x18\x05 \x01(\v2\x16.probe.config.v1.DrainR\x05drain\x12,\n" +
-	"\x05audit\x18\x06 \x01(\v2\x16.probe.config.v1.AuditR\x05audit\"\xf1\x02\n" +
+	"\x05audit\x18\x06 \x01(\v2\x16.probe.config.v1.AuditR\x05audit\"\xef\x02\n" +
 	"\tListeners\x121\n" +
 	"\x04grpc\x18\x01 \x01(\v2\x1d.probe.config.v1.GrpcListenerR\x04grpc\x121\n" +
 	"\x04http\x18\x02 \x01(\v2\x1d.probe.config.v1.HttpListenerR\x04http\x12.\n" +
-	"\x03ops\x18\x03 \x01(\v2\x1c.probe.config.v1.OpsListenerR\x03ops\x12\xcd\x01\n" +
-	"\x04echo\x18\x04 \x03(\tB\xb8\x01\xbaH\xb4\x01\x92\x01\xb0\x01\x10@\x18\x01\"\xa9\x01\xba\x01\xa5\x01\n" +
+	"\x03ops\x18\x03 \x01(\v2\x1c.probe.config.v1.OpsListenerR\x03ops\x12\xcb\x01\n" +
+	"\x04echo\x18\x04 \x03(\tB\xb6\x01\xbaH\xb2\x01\x92\x01\xae\x01\x10@\"\xa9\x01\xba\x01\xa5\x01\n" +
 	"\becho.url\x12Can echo listener is tcp://HOST:PORT, udp://HOST:PORT or unix://PATH\x1aTthis.startsWith('tcp://') || this.startsWith('udp://') || this.startsWith('unix://')R\x04echo\"\xaf\x02\n" +
 	"\fGrpcListener\x12\xea\x01\n" +
 	"\aaddress\x18\x01 \x01(\tB\xca\x01\xbaH\xc6\x01\xba\x01\xc2\x01\n" +
