@@ -68,6 +68,7 @@ func fieldIn(message string) string {
 // writeError writes what a call came back with, or what the generated handlers found wrong with the request.
 func writeError(w http.ResponseWriter, err error) {
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		w.Header().Set("Connection", "close") // what is left of the body is not waited for
 		writeStatus(w, http.StatusRequestEntityTooLarge, requestError(codes.ResourceExhausted,
 			fmt.Sprintf("the body is too large: the most is %d bytes", tooLarge.Limit)))
 		return

@@ -38,8 +38,9 @@ import (
 // and room around it.
 const DefaultMaxBody = 2 << 20
 
-// bodyTimeout is how long a request's body may take to come.
-const bodyTimeout = 30 * time.Second
+// DefaultPatience is how long a client may take to send a request's body, and again to read an answer, where nothing else is
+// configured.
+const DefaultPatience = 30 * time.Second
 
 //go:embed openapi/probe.swagger.json
 var openAPI []byte
@@ -60,6 +61,9 @@ type Config struct {
 	Enter func(*http.Request) (ctx context.Context, leave func(), ok bool)
 	// MaxBody is the most bytes of a request's body; 0: DefaultMaxBody.
 	MaxBody int64
+	// Patience is how long a client may take to send the body of a request, and again to read its answer; for the answer of
+	// an exchange there is as long as it may take, and a little. 0: DefaultPatience.
+	Patience time.Duration
 	// ExchangeTimeout is that of an exchange whose request sets none; 0: a minute, as the contract says.
 	ExchangeTimeout time.Duration
 }
@@ -84,6 +88,7 @@ var (
 func New(config Config) (*Gateway, error) {
 	conn := bareConn{config.Conn}
 	config.MaxBody = cmp.Or(config.MaxBody, DefaultMaxBody)
+	config.Patience = cmp.Or(config.Patience, DefaultPatience)
 	config.ExchangeTimeout = cmp.Or(config.ExchangeTimeout, time.Minute)
 	if config.Enter == nil {
 		config.Enter = func(r *http.Request) (context.Context, func(), bool) { return r.Context(), func() {}, true }
@@ -147,6 +152,7 @@ func (g *Gateway) Close() error { return g.config.Conn.Close() }
 
 // ServeHTTP answers one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w = &boundedAnswer{ResponseWriter: w, patience: g.config.Patience}
 	if !g.allowedHost(r.Host) {
 		writeStatus(w, http.StatusForbidden, requestError(codes.PermissionDenied,
 			fmt.Sprintf("this probed does not answer for the host %q: use its address, or allow the name", r.Host)))
@@ -189,7 +195,7 @@ func (g *Gateway) bareRequests(next http.Handler) http.Handler {
 			w.Header().Set("Connection", "close") // what is left of the body is not waited for
 			bare.Body = io.NopCloser(strings.NewReader("{}"))
 		default:
-			body, err := readWhole(w, r, g.config.MaxBody)
+			body, err := readWhole(w, r, g.config.MaxBody, g.config.Patience)
 			if err != nil {
 				writeError(w, err)
 				return
@@ -204,14 +210,14 @@ func (g *Gateway) bareRequests(next http.Handler) http.Handler {
 }
 
 // readWhole reads the body of a request, bounded in size and time: one that never comes would hold its connection.
-func readWhole(w http.ResponseWriter, r *http.Request, maxBody int64) ([]byte, error) {
+func readWhole(w http.ResponseWriter, r *http.Request, maxBody int64, patience time.Duration) ([]byte, error) {
 	control := http.NewResponseController(w)
-	if err := control.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+	if err := control.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		return nil, status.Error(codes.InvalidArgument, "the body did not come within "+bodyTimeout.String())
+		return nil, status.Error(codes.InvalidArgument, "the body did not come within "+patience.String())
 	}
 	if err != nil {
 		return nil, err
