@@ -266,7 +266,7 @@ func TestAuditLogCannotBeWritten(t *testing.T) {
 func TestAuditLogCannotBeOpened(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "none", "audit.jsonl")
-	if code, stderr := runToEnd(t, "--config="+file(t, "audit: {path: "+path+"}\n")); code != exitFailure || !strings.Contains(stderr, "the audit log") {
+	if code, stderr := runToEnd(t, "--config="+file(t, "audit: {path: "+path+"}\n")); code != exitFailure || !strings.Contains(stderr, "audit") {
 		t.Errorf("%d: %s", code, stderr)
 	}
 }
