@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,12 +12,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
 
 	"probed/internal/nettest"
+	"probed/service/dial"
 )
 
 // machine is a resolver with files of its own whose servers all are one
@@ -203,6 +206,80 @@ func TestReasons(t *testing.T) {
 			}
 			if tt.dial != nil && !errors.Is(err, tt.dial) {
 				t.Errorf("the cause is lost: %v", err)
+			}
+		})
+	}
+}
+
+// What a caller is told has no address of ours in it; the cause has.
+func TestErrorTellsNoSource(t *testing.T) {
+	t.Parallel()
+	closed, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	// Each has read what was sent, which else would be a reset on closing.
+	after := func(end func(c net.Conn)) string {
+		return nettest.TCP(t, func(c net.Conn) {
+			if _, err := c.Read(make([]byte, 4096)); err != nil {
+				t.Error(err)
+			}
+			end(c)
+		}).String()
+	}
+	hangUp := after(func(net.Conn) {})
+	reset := after(func(c net.Conn) {
+		if err := c.(*net.TCPConn).SetLinger(0); err != nil {
+			t.Error(err)
+		}
+	})
+	alert := after(func(c net.Conn) { c.Write([]byte{21, 3, 3, 0, 2, 2, 40}) })
+	silent := nettest.DNS(t, nettest.DNSSilence)
+	own := &dial.ICMPError{From: netip.MustParseAddr("127.0.0.1"), Own: true, Type: 3, Code: 1, Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}
+	for name, tt := range map[string]struct {
+		address   string
+		err       error
+		server    string
+		transport string
+		want      string
+	}{
+		"silent":         {address: silent.Addr.String(), want: "timeout (server 10.0.0.1:53): i/o timeout"},
+		"silent, by TCP": {address: silent.Addr.String(), transport: "tcp", want: "timeout (server 10.0.0.1:53): i/o timeout"},
+		"closed":         {address: closed.LocalAddr().String(), want: "server unreachable (server 10.0.0.1:53): read: connection refused"},
+		"hangs up":       {address: hangUp, transport: "tcp", want: "server unreachable (server 10.0.0.1:53): EOF"},
+		"resets":         {address: reset, transport: "tls", want: "tls handshake failed (server 10.0.0.1:853): read: connection reset by peer"},
+		"alert":          {address: alert, transport: "tls", want: "tls handshake failed (server 10.0.0.1:853): tls handshake: remote error: tls: handshake failure"},
+		"its name": {
+			server: "ns.example",
+			want:   `name server not found: resolve "ns.example": timeout (server 10.0.0.2:53): i/o timeout`,
+		},
+		"denied": {
+			err:  &net.OpError{Op: "dial", Net: "udp", Addr: new(net.UDPAddr), Err: &dial.DeniedError{Err: errors.New("no")}},
+			want: "denied by policy (server 10.0.0.1:53): denied: no",
+		},
+		"no way": {
+			err:  &net.OpError{Op: "dial", Net: "udp", Err: own},
+			want: "server unreachable (server 10.0.0.1:53): connect: no route to host",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, silent, map[string]string{"resolv.conf": "nameserver 10.0.0.2\n"}, Config{Timeout: 300 * time.Millisecond})
+			_, err := m.QueryDNS(t.Context(), Query{
+				Name: "a", Server: cmp.Or(tt.server, "10.0.0.1"), Transport: tt.transport, Timeout: 300 * time.Millisecond,
+				Dial: func(ctx context.Context, network string, _ netip.AddrPort) (net.Conn, error) {
+					if tt.err != nil {
+						return nil, tt.err
+					}
+					return new(net.Dialer).DialContext(ctx, network, tt.address)
+				},
+			})
+			if want := `resolve "a": ` + tt.want; err == nil || err.Error() != want {
+				t.Errorf("\n got %v\nwant %s", err, want)
+			}
+			if _, ok := errors.AsType[*net.OpError](err); !ok && name != "hangs up" {
+				t.Errorf("the cause is lost: %#v", err)
 			}
 		})
 	}

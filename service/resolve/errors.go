@@ -1,9 +1,13 @@
 package resolve
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
+
+	"probed/service/dial"
 )
 
 // Reason says why a name or an address could not be resolved. The zero value
@@ -121,7 +125,8 @@ type Error struct {
 	Err      error         // the error of the operating system, when there is one
 }
 
-// Error names what was asked, why it failed and who said so.
+// Error names what was asked, why it failed and who said so. It is fit for a
+// caller: the address it was asked from is not in it.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("resolve ")
@@ -135,9 +140,25 @@ func (e *Error) Error() string {
 	}
 	if e.Err != nil {
 		b.WriteString(": ")
-		b.WriteString(e.Err.Error())
+		b.WriteString(bare(e.Err))
 	}
 	return b.String()
+}
+
+// bare is the text of an error without the addresses that package net puts in
+// it: the server's has been told, and our own is nothing that callers need.
+func bare(err error) string {
+	if inner, ok := errors.AsType[*Error](err); ok { // the look-up of the server's name
+		return inner.Error()
+	}
+	if icmp, ok := errors.AsType[*dial.ICMPError](err); ok && icmp.Own {
+		return icmp.Err.Error()
+	}
+	// One of TLS that has come from the peer has no network in it.
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Net != "" {
+		return op.Err.Error()
+	}
+	return err.Error()
 }
 
 // Unwrap is the error underneath, for errors.Is and errors.As.
