@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/netip"
 	"path/filepath"
 	"time"
@@ -30,7 +31,8 @@ type config struct {
 	audit  string           // the path; "-": stdout; empty: nowhere
 
 	// files are those that were read. When one changes, readConfig may return something else.
-	files []string
+	files   []string
+	watched watched // these, by readConfig
 	// warnings are what may not be meant, in the order of the file.
 	warnings []fault
 }
@@ -63,7 +65,24 @@ func (c *config) takesBearer() bool { return len(c.tokens) > 0 || len(c.issuers)
 // readConfig reads and checks a configuration, the files it names included; it asks no network. The error is a
 // *configError with everything that is wrong.
 func readConfig(file string) (*config, error) {
-	return readConfigAt(file, time.Now())
+	// Which files there are to read, the first time tells. What they say is noted before the second time, so that no change
+	// is lost in between.
+	noted := asTheyAre(filesOf(readConfigAt(file, time.Now())))
+	c, err := readConfigAt(file, time.Now())
+	if wrong, ok := errors.AsType[*configError](err); ok {
+		wrong.watched = noted
+	} else if err == nil {
+		c.watched = noted
+	}
+	return c, err
+}
+
+// filesOf are those that were read.
+func filesOf(c *config, err error) []string {
+	if wrong, ok := errors.AsType[*configError](err); ok {
+		return wrong.files
+	}
+	return c.files
 }
 
 // readConfigAt is readConfig at another time, which decides what has expired.
@@ -74,7 +93,7 @@ func readConfigAt(file string, now time.Time) (*config, error) {
 		r.config(message)
 	}
 	if faults := r.all(); len(faults) > 0 {
-		return nil, &configError{faults, r.c.files}
+		return nil, &configError{faults: faults, files: r.c.files}
 	}
 	return &r.c, nil
 }

@@ -85,12 +85,12 @@ func (s *server) reload() {
 func (s *server) putInForce() (*config, error) {
 	c, err := readConfig(s.options.config)
 	if wrong, ok := errors.AsType[*configError](err); ok {
-		s.files = wrong.files
+		s.watched = wrong.watched
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.files = c.files
+	s.watched = c.watched
 	if err := checkExposure(s.exposure(c)); err != nil {
 		return nil, err
 	}
@@ -136,7 +136,6 @@ func (c *config) changed(next *config) (sections []string) {
 func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 	ticker := time.NewTicker(cmp.Or(s.options.watchEvery, watchInterval))
 	defer ticker.Stop()
-	seen := fingerprint(s.files)
 	for {
 		select {
 		case <-ctx.Done():
@@ -151,17 +150,27 @@ func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 				}
 			}
 		case <-ticker.C:
-			if fingerprint(s.files) == seen {
+			if !s.watched.changed() {
 				continue
 			}
 		}
 		if s.options.config != "" {
-			// What the files say is noted before they are read: what changes meanwhile is seen the next time.
-			seen = fingerprint(s.files)
 			s.reload()
 		}
 	}
 }
+
+// watched are files, and what they said at a time.
+type watched struct {
+	files []string
+	said  [sha256.Size]byte
+}
+
+// asTheyAre are files as they are now.
+func asTheyAre(files []string) watched { return watched{files, fingerprint(files)} }
+
+// changed tells whether they say something else.
+func (w watched) changed() bool { return fingerprint(w.files) != w.said }
 
 // fingerprint is of what files say; that one is missing is a thing to say.
 func fingerprint(files []string) [sha256.Size]byte {

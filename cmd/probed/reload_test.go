@@ -420,7 +420,7 @@ func TestEmptyTokensFile(t *testing.T) {
 func TestChangesAreNoticed(t *testing.T) {
 	t.Parallel()
 	s := newSecured(t)
-	s.program = watched(t, s.path("probed.yaml"))
+	s.program = startWatching(t, s.path("probed.yaml"))
 	conn, err := grpc.NewClient(s.addresses["grpc"], grpc.WithTransportCredentials(credentials.NewTLS(s.tls(who{}))))
 	if err != nil {
 		t.Fatal(err)
@@ -446,8 +446,8 @@ func TestChangesAreNoticed(t *testing.T) {
 	}
 }
 
-// watched runs probed, which looks at its files often.
-func watched(t *testing.T, config string) *program {
+// startWatching runs probed, which looks at its files often.
+func startWatching(t *testing.T, config string) *program {
 	t.Helper()
 	return startBy(t, []string{"--config=" + config}, func(p *program, args []string) int {
 		o := options{watchEvery: 10 * time.Millisecond}

@@ -73,7 +73,7 @@ type server struct {
 	ops       *http.Server
 	ready     atomic.Bool // whether new calls are welcome
 
-	files   []string        // of the configuration, as it was read last; watch's alone
+	watched watched         // the files of the configuration, as it was read last; watch's alone
 	life    context.Context // ends with close
 	die     context.CancelFunc
 	retired sync.WaitGroup // of what a reload has put out of force, until it is closed
@@ -134,7 +134,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 // newServer returns a server that is yet to be assembled.
 func newServer(o options, c *config, log *slog.Logger, l *listeners, counts *metrics.Metrics) *server {
 	s := &server{
-		options: o, begun: c, files: c.files, limits: limitsOf(c.limits, l.reachable > 0),
+		options: o, begun: c, watched: c.watched, limits: limitsOf(c.limits, l.reachable > 0),
 		log: log, counts: counts, listeners: l, health: newHealthService(),
 	}
 	s.life, s.die = context.WithCancel(context.Background())
