@@ -64,6 +64,9 @@ type ChainConfig struct {
 	Limiter *guard.Limiter
 	// Limited is called when a call is refused because a limit is reached, with its name; may be nil.
 	Limited func(limit string)
+	// Unauthenticated is called when a call is refused because it is not known who calls, with the reason, from a closed
+	// set; may be nil.
+	Unauthenticated func(reason string)
 }
 
 // Chain is what happens around every call. The order, the outermost first, is the meaning, so each line gives its reason.
@@ -209,7 +212,7 @@ func guardLinks(config ChainConfig) (identify, admit Interceptors) {
 		if !guard.Identified(ctx) { // by Enter
 			ctx = config.Authenticator().Identify(ctx)
 		}
-		return logging.InjectFields(ctx, logging.Fields{"subject", guard.CallerFrom(ctx).Subject}), nil
+		return logging.InjectFields(ctx, logging.Fields{"subject", guard.CallerFrom(ctx).Subject, "remote", guard.RemoteFrom(ctx)}), nil
 	})
 	public := make(chan struct{}, mostPublic)
 	admit = around(func(ctx context.Context, fullMethod string) (context.Context, func(), error) {
@@ -224,6 +227,9 @@ func guardLinks(config ChainConfig) (identify, admit Interceptors) {
 		}
 		if err := guard.Admit(ctx, config.Policy(), fullMethod); err != nil {
 			config.limited(err)
+			if stranger, ok := errors.AsType[*guard.UnauthenticatedError](err); ok && config.Unauthenticated != nil {
+				config.Unauthenticated(stranger.Reason)
+			}
 			return ctx, nil, statusOf(err)
 		}
 		end, err := guard.Count(ctx, config.Limiter)

@@ -47,7 +47,7 @@ const (
 	// not take the descriptors that callers need.
 	opsConnections = 64
 	// idleConnection is how long a connection on which nobody asks anything is kept.
-	idleConnection = 15 * time.Minute
+	idleConnection = 2 * time.Minute
 	// oldConnection is when a client is asked to connect anew, with the certificates of then. What is under way goes on.
 	oldConnection = 30 * time.Minute
 )
@@ -205,7 +205,7 @@ func (s *server) assemble(getenv func(string) string) error {
 		Logger: s.log, Metrics: s.counts.Interceptors(), Vantage: vantage,
 		Authenticator: func() *guard.Authenticator { return s.rules.Load().authenticator },
 		Policy:        rules,
-		Limiter:       limiter, Limited: hooks.Limited,
+		Limiter:       limiter, Limited: hooks.Limited, Unauthenticated: s.counts.Unauthenticated,
 	}
 	chain, err := service.Chain(calls)
 	if err != nil {
@@ -248,6 +248,7 @@ func (s *server) grpcOptions() []grpc.ServerOption {
 		grpc.ConnectionTimeout(s.limits.HandshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionIdle: idleConnection, MaxConnectionAge: oldConnection}),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.WaitForHandlers(true), // so that nothing of a call is left when Stop returns
 	}
 	if s.begun.grpc.tls != nil {

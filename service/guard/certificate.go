@@ -15,7 +15,8 @@ type NameSource int
 
 // The sources of a name. Of several names of a kind the first counts.
 const (
-	// FirstName takes the first kind there is, in the order below.
+	// FirstName takes the first kind of alternative name there is, in the order below. The common name is not among them:
+	// an authority that checks alternative names may well leave that to who asks for the certificate.
 	FirstName NameSource = iota
 	// URIName is a URI of the subject's alternative names (RFC 5280, section 4.2.1.6), as SPIFFE has them.
 	URIName
@@ -79,7 +80,7 @@ func (s NameSource) of(c *x509.Certificate) string {
 		return c.DNSNames[0]
 	case (s == EmailName || s == FirstName) && len(c.EmailAddresses) > 0:
 		return c.EmailAddresses[0]
-	case s == CommonName || s == FirstName:
+	case s == CommonName:
 		return c.Subject.CommonName
 	}
 	return ""

@@ -48,6 +48,7 @@ type Metrics struct {
 	reloaded       prometheus.Gauge
 	auditWrites    *prometheus.CounterVec
 	issuers        *prometheus.CounterVec
+	strangers      *prometheus.CounterVec
 }
 
 // New returns Metrics for this version of the program.
@@ -88,6 +89,7 @@ func New(version string) *Metrics {
 		reloaded:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "probed_config_last_reload_successful", Help: "Whether the configuration in force is what its files say now."}),
 		auditWrites:    counter("probed_audit_writes_total", "Writes to the audit log, by whether they succeeded (ok) or not (error).", "result"),
 		issuers:        counter("probed_issuer_requests_total", "Times an issuer of tokens was asked for its keys, by whether it gave them (ok) or not (error).", "result"),
+		strangers:      counter("probed_unauthenticated_total", "Calls that were refused because it was not known who called, by what was wrong with their credentials.", "reason"),
 	}
 	m.reloaded.Set(1) // what it began with
 	for _, results := range []*prometheus.CounterVec{m.reloads, m.auditWrites, m.issuers} {
@@ -101,7 +103,7 @@ func New(version string) *Metrics {
 
 	m.registry.MustRegister(
 		m.dials, m.dialDuration, m.bytes, m.active, m.sessions, m.lookups, m.lookupDuration, m.decisions,
-		m.echoed, m.echoStreams, m.echoActive, m.insecure, m.limited, m.refused, m.reloads, m.reloaded, m.auditWrites, m.issuers, info, m.rpcs,
+		m.echoed, m.echoStreams, m.echoActive, m.insecure, m.limited, m.refused, m.reloads, m.reloaded, m.auditWrites, m.issuers, m.strangers, info, m.rpcs,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -168,6 +170,9 @@ func (m *Metrics) AuditWritten(ok bool) { m.auditWrites.WithLabelValues(result(o
 
 // IssuerAsked counts that an issuer of tokens was asked for its keys.
 func (m *Metrics) IssuerAsked(ok bool) { m.issuers.WithLabelValues(result(ok)).Inc() }
+
+// Unauthenticated counts a call of which it was not known who called.
+func (m *Metrics) Unauthenticated(reason string) { m.strangers.WithLabelValues(reason).Inc() }
 
 // ConnectionRefused counts a connection that was closed because there were too many.
 func (m *Metrics) ConnectionRefused() { m.refused.Inc() }

@@ -988,7 +988,8 @@ func (*Expect_Regex) isExpect_Pattern() {}
 // StartTls is the step that begins TLS on the connection, as `tls` of the request says.
 type StartTls struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name the certificate must be for, sent as SNI; unset: that of `tls`, or the target's host.
+	// The name the certificate must be for, sent as SNI, without spaces and control characters; unset: that of `tls`, or the
+	// target's host.
 	ServerName    string `protobuf:"bytes,1,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1425,9 +1426,9 @@ const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"\x04text\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01(\x80\x80\x04H\x00R\x04text\x12\"\n" +
 	"\x05regex\x18\x03 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01(\x80 H\x00R\x05regexB\x10\n" +
-	"\apattern\x12\x05\xbaH\x02\b\x01\"5\n" +
-	"\bStartTls\x12)\n" +
-	"\vserver_name\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\xff\x01R\n" +
+	"\apattern\x12\x05\xbaH\x02\b\x01\"J\n" +
+	"\bStartTls\x12>\n" +
+	"\vserver_name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18(\xff\x012\x13^[^\\x00-\\x20\\x7f]*$R\n" +
 	"serverName\"\v\n" +
 	"\tHalfClose\"\xeb\x05\n" +
 	"\aReceive\x12&\n" +

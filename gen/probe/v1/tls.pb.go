@@ -88,10 +88,11 @@ func (TlsVersion) EnumDescriptor() ([]byte, []int) {
 // request.
 type TlsOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name the certificate must be for, sent as SNI (an address is not sent); unset: the target's host.
+	// The name the certificate must be for, sent as SNI (an address is not sent); unset: the target's host. It has no space
+	// and no control character: a peer that does not speak TLS would take what follows for a line of its own protocol.
 	ServerName string `protobuf:"bytes,1,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
 	// The application protocols to offer (ALPN, RFC 7301), the preferred one first, as `h2`, `http/1.1`; unset: none. A peer
-	// that knows ALPN and none of them breaks off the handshake.
+	// that knows ALPN and none of them breaks off the handshake. At most 32, of printable ASCII.
 	Alpn []string `protobuf:"bytes,2,rep,name=alpn,proto3" json:"alpn,omitempty"`
 	// The lowest version to accept; unset: TLS 1.2. A peer that can do no better fails with `TLS_HANDSHAKE`, and its
 	// version and certificates are told.
@@ -431,12 +432,12 @@ var File_probe_v1_tls_proto protoreflect.FileDescriptor
 
 const file_probe_v1_tls_proto_rawDesc = "" +
 	"\n" +
-	"\x12probe/v1/tls.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x02\n" +
+	"\x12probe/v1/tls.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x02\n" +
 	"\n" +
-	"TlsOptions\x12)\n" +
-	"\vserver_name\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\xff\x01R\n" +
-	"serverName\x12%\n" +
-	"\x04alpn\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10 \"\ar\x05\x10\x01(\xff\x01R\x04alpn\x12?\n" +
+	"TlsOptions\x12>\n" +
+	"\vserver_name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18(\xff\x012\x13^[^\\x00-\\x20\\x7f]*$R\n" +
+	"serverName\x12/\n" +
+	"\x04alpn\x18\x02 \x03(\tB\x1b\xbaH\x18\x92\x01\x15\x10 \"\x11r\x0f\x10\x01(\xff\x012\b^[!-~]*$R\x04alpn\x12?\n" +
 	"\vmin_version\x18\x03 \x01(\x0e2\x14.probe.v1.TlsVersionB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
 	"minVersion\x12&\n" +
 	"\tca_bundle\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@R\bcaBundle\x12+\n" +
