@@ -599,7 +599,8 @@ func FuzzConfig(f *testing.F) {
 		for _, reachable := range []bool{false, true} {
 			l := limitsOf(message.GetLimits(), reachable)
 			if l.Sessions < 0 || l.SessionBytes < 0 || l.DialTimeout <= 0 || l.ExchangeTimeout <= 0 || l.ExchangeTimeout > l.ExchangeTimeoutMax ||
-				l.Sessions > 0 && (l.SessionsPerCaller == 0 || l.SessionsPerCaller > l.Sessions) {
+				l.Sessions > 0 && (l.SessionsPerCaller == 0 || l.SessionsPerCaller > l.Sessions) ||
+				l.Calls > 0 && (l.CallsPerCaller == 0 || l.CallsPerCaller > l.Calls) {
 				t.Errorf("%q: %+v", data, l)
 			}
 		}
