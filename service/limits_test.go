@@ -349,7 +349,7 @@ func TestDialLimits(t *testing.T) {
 func TestQueryLimits(t *testing.T) {
 	t.Parallel()
 	first, second := knowingServer(t), knowingServer(t)
-	w := newWorld(t, withHosts("127.0.0.2 both.test\n127.0.0.1 both.test\n127.0.0.3 none.test\n127.0.0.4 none.test\n"), withLimits(guard.Limits{TargetsPerMinute: 1}, "a"))
+	w := newWorld(t, withHosts("127.0.0.2 both.test\n127.0.0.1 both.test\n127.0.0.3 none.test\n127.0.0.4 none.test\n"), withLimits(guard.Limits{TargetsPerMinute: 1}, "a", "b-gRPC", "b-REST"))
 	for _, c := range w.by("a") {
 		for _, transport := range []probev1.DNSTransport{0, probev1.DNSTransport_DNS_TRANSPORT_UDP, probev1.DNSTransport_DNS_TRANSPORT_TCP} {
 			query := func(server string) *answer {
@@ -364,6 +364,15 @@ func TestQueryLimits(t *testing.T) {
 			}
 			checkLimited(t, c, query(second.Addr.String()), guard.LimitTargetsPerMinute)
 			checkLimited(t, c, query(fmt.Sprintf("none.test:%d", first.Addr.Port())), guard.LimitTargetsPerMinute)
+		}
+		// One that may be asked, and is not there, says more than one that may not be asked now.
+		refused := nettest.RefusedUDP(t).Port()
+		other := w.by("b-" + c.by)[0]
+		for _, server := range []string{"127.0.0.2", "both.test"} {
+			a := other.call(t.Context(), t, &probev1.QueryDNSRequest{Name: "name.test", Server: fmt.Sprintf("%s:%d", server, refused)})
+			if status.Code(a.err) != codes.Unavailable || errorInfo(a.err) != "ERROR_REASON_DNS_UNREACHABLE" {
+				t.Errorf("%v, %s: %v", c, server, a.err)
+			}
 		}
 		checkLimited(t, c, c.call(t.Context(), t, &probev1.QueryDNSRequest{
 			Name: "name.test", Server: second.Addr.String(), Transport: probev1.DNSTransport_DNS_TRANSPORT_TLS,

@@ -146,12 +146,16 @@ func TestQueryDNS(t *testing.T) {
 	denied := func(context.Context, string, netip.AddrPort) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Err: &dial.DeniedError{Err: errors.New("no")}}
 	}
+	limited := func(context.Context, string, netip.AddrPort) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Err: &dial.LimitError{Limit: "dials"}}
+	}
 	for name, tt := range map[string]struct {
 		query  Query
 		reason Reason
 	}{
 		"silence":        {Query{Name: "silent.example", Timeout: 300 * time.Millisecond}, Timeout},
 		"denied":         {Query{Name: "x.example", Server: "192.0.2.1", Dial: denied}, Denied},
+		"limited":        {Query{Name: "x.example", Server: "192.0.2.1", Dial: limited}, Limited},
 		"no such server": {Query{Name: "x.example", Server: "nothing.example"}, UnknownServerName},
 		"bad server":     {Query{Name: "x.example", Server: "a:b:c"}, UnknownServerName},
 		"bad port":       {Query{Name: "x.example", Server: "192.0.2.1:0"}, UnknownServerName},
