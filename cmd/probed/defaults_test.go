@@ -31,7 +31,7 @@ func TestLoopbackIsEasy(t *testing.T) {
 		}
 	}
 	target := nettest.TCP(t, nettest.Echo).String()
-	const calls = 400 // within a second or two, and not in many more than one
+	const calls = 200 // at once; who is reachable takes 50 a second
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
@@ -45,7 +45,7 @@ func TestLoopbackIsEasy(t *testing.T) {
 	}
 	all.Wait()
 	for series, want := range map[string]string{
-		`probed_dials_total{network="tcp",reason="OK"}`: "400",
+		`probed_dials_total{network="tcp",reason="OK"}`: "200",
 		"probed_insecure_listeners":                     "0",
 		"probed_connections_refused_total":              "0",
 		`probed_audit_writes_total{result="ok"}`:        "0",

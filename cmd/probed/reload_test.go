@@ -221,7 +221,7 @@ func startLoad(t *testing.T, s *secured, callers map[string]who) *load {
 			c := &loadCaller{name: name, allowed: []string{admitted}, seen: map[string]int{}}
 			l.callers = append(l.callers, c)
 			l.ended.Go(func() {
-				for pause := time.NewTicker(15 * time.Millisecond); ; <-pause.C {
+				for pause := time.NewTicker(50 * time.Millisecond); ; <-pause.C {
 					outcome := call()
 					if ctx.Err() != nil {
 						pause.Stop()
@@ -268,12 +268,12 @@ func (l *load) allow(name string, outcomes ...string) {
 	}
 }
 
-// each waits for some more calls of every caller.
+// each waits for another call of every caller.
 func (l *load) each(t *testing.T) {
 	t.Helper()
 	var all []func() bool
 	for _, c := range l.callers {
-		all = append(all, c.moreCalls(2))
+		all = append(all, c.moreCalls(1))
 	}
 	for _, called := range all {
 		eventually(t, "every caller calls", called)
