@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	configv1 "probed/gen/probe/config/v1"
 	"probed/service/guard"
 	"probed/service/policy"
@@ -458,11 +460,16 @@ func TestConfigIsAFile(t *testing.T) {
 	if err := os.WriteFile(big, []byte(strings.Repeat("# x\n", maxDocument/4)+"#"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for file, want := range map[string]string{
 		dir:                     "it is a directory",
 		big:                     "it is larger than 1048576 bytes",
 		filepath.Join(dir, "x"): "no such file or directory",
-		"/dev/zero":             "it is larger than 1048576 bytes",
+		"/dev/zero":             "it is no regular file",
+		pipe:                    "it is no regular file", // and nobody waits for a writer
 	} {
 		if _, err := readConfig(file); err == nil || err.Error() != file+": "+want {
 			t.Errorf("%v, want %s: %s", err, file, want)

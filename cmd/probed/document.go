@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"unicode"
 	"unicode/utf8"
 
@@ -100,7 +101,8 @@ func readDocument(file string, into proto.Message) *document {
 
 // readRegular reads a whole file, of which a directory, a device that never ends and an image of a disk are none.
 func readRegular(file string) ([]byte, error) {
-	opened, err := os.Open(file)
+	// A pipe would hold up the reader until somebody writes to it, and with it whoever wants probed to end.
+	opened, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, withoutPath(err)
 	}
@@ -109,8 +111,11 @@ func readRegular(file string) ([]byte, error) {
 	if err != nil {
 		return nil, withoutPath(err)
 	}
-	if info.IsDir() {
+	switch {
+	case info.IsDir():
 		return nil, errors.New("it is a directory")
+	case !info.Mode().IsRegular():
+		return nil, errors.New("it is no regular file")
 	}
 	data, err := io.ReadAll(io.LimitReader(opened, maxDocument+1))
 	if err != nil {

@@ -26,8 +26,8 @@ type limits struct {
 }
 
 // limitsOf returns the limits of a configuration, m may be nil, with the default of what it leaves out. On loopback, where
-// nothing is reachable from outside, the one who uses probed is the one who runs it: one caller may have all sessions and
-// calls, and there is no limit on rates and bytes that was not asked for.
+// nothing is reachable from outside, the one who uses probed is the one who runs it: one caller may have all sessions,
+// calls and connections, and there is no limit on rates and bytes that was not asked for.
 func limitsOf(m *configv1.Limits, reachable bool) limits {
 	l := limits{
 		Sessions:              256,
@@ -36,7 +36,7 @@ func limitsOf(m *configv1.Limits, reachable bool) limits {
 		CallsPerCaller:        64,
 		StreamsPerConnection:  100,
 		Connections:           512,
-		ConnectionsPerAddress: 256,
+		ConnectionsPerAddress: 64,
 		DialTimeout:           10 * time.Second,
 		DNSTimeout:            5 * time.Second,
 		ExchangeTimeout:       time.Minute,
@@ -50,7 +50,8 @@ func limitsOf(m *configv1.Limits, reachable bool) limits {
 		TargetsPerMinute:      300,
 	}
 	if !reachable {
-		l.SessionsPerCaller, l.CallsPerCaller, l.SessionBytes, l.DialsPerSecond, l.TargetsPerMinute = 0, 0, 0, 0, 0
+		l.SessionsPerCaller, l.CallsPerCaller, l.ConnectionsPerAddress = 0, 0, 0
+		l.SessionBytes, l.DialsPerSecond, l.TargetsPerMinute = 0, 0, 0
 	}
 	if m == nil {
 		m = new(configv1.Limits)

@@ -15,13 +15,13 @@ func TestLimits(t *testing.T) {
 	t.Parallel()
 	reachable := limits{
 		Sessions: 256, SessionsPerCaller: 32, Calls: 1024, CallsPerCaller: 64,
-		StreamsPerConnection: 100, Connections: 512, ConnectionsPerAddress: 256,
+		StreamsPerConnection: 100, Connections: 512, ConnectionsPerAddress: 64,
 		DialTimeout: 10 * time.Second, DNSTimeout: 5 * time.Second, ExchangeTimeout: time.Minute, ExchangeTimeoutMax: 10 * time.Minute,
 		ConversationIdle: 5 * time.Minute, HandshakeTimeout: 10 * time.Second, SessionBytes: 1 << 30, MessageBytes: 1 << 20,
 		HeaderBytes: 16 << 10, DialsPerSecond: 50, TargetsPerMinute: 300,
 	}
 	loopback := reachable
-	loopback.CallsPerCaller = 1024
+	loopback.CallsPerCaller, loopback.ConnectionsPerAddress = 1024, 512
 	loopback.SessionsPerCaller, loopback.SessionBytes, loopback.DialsPerSecond, loopback.TargetsPerMinute = 256, 0, 0, 0
 	with := func(l limits, change func(*limits)) limits {
 		change(&l)

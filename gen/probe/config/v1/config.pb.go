@@ -1025,8 +1025,9 @@ type Limits struct {
 	StreamsPerConnection *uint32 `protobuf:"varint,3,opt,name=streams_per_connection,json=streamsPerConnection,proto3,oneof" json:"streams_per_connection,omitempty"`
 	// Connections of callers at a time, gRPC and REST together. 0 to 1000000; 0: no limit. Unset: 512.
 	Connections *uint32 `protobuf:"varint,4,opt,name=connections,proto3,oneof" json:"connections,omitempty"`
-	// Connections at a time from one address (one /64 of IPv6). 0 to 1000000, and not more than `connections`; 0: no limit
-	// but that. Unset: 256.
+	// Connections at a time from one address (one /64 of IPv6), so that a few addresses cannot take them all without saying who
+	// they are. A proxy in front of probed is one address. 0 to 1000000, and not more than `connections`; 0: no limit but
+	// that. Unset: 64, on loopback as many as connections.
 	ConnectionsPerAddress *uint32 `protobuf:"varint,5,opt,name=connections_per_address,json=connectionsPerAddress,proto3,oneof" json:"connections_per_address,omitempty"`
 	// How long one attempt to connect to a target may take. 1ms to 10m. Unset: 10s.
 	DialTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=dial_timeout,json=dialTimeout,proto3" json:"dial_timeout,omitempty"`
