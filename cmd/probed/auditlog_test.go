@@ -255,6 +255,9 @@ func TestAuditLogCannotBeWritten(t *testing.T) {
 	if got := p.metric(t, `probed_dials_total{network="tcp",reason="OK"}`); got != "" && got != "0" {
 		t.Errorf("%s connections were made", got)
 	}
+	if lines := p.logged(t, "the audit log cannot be written: no session begins"); len(lines) != 1 || lines[0]["level"] != "ERROR" || !strings.Contains(fmt.Sprint(lines[0]["error"]), "no space left on device") {
+		t.Errorf("the log says %v", lines)
+	}
 	select {
 	case <-dialled:
 		t.Error("the target was reached")

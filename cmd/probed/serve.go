@@ -114,7 +114,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 		return err
 	}
 	if c.audit != "" {
-		if s.audit, err = openAudit(c.audit, stdout, counts.AuditWritten); err != nil {
+		if s.audit, err = openAudit(c.audit, stdout, log, counts.AuditWritten); err != nil {
 			return err
 		}
 		defer func() {

@@ -64,9 +64,9 @@ type AuditConfig struct {
 	// Open opens the stream: at once, and again for [Audit.Reopen] and after a failure. A file is best opened with
 	// O_APPEND and O_CREATE, readable by its owner alone. Required.
 	Open func() (io.WriteCloser, error)
-	// OnWrite is told of each try to write whether it succeeded, for metrics; one write may hold several lines. Nil:
-	// nobody is. It is called from the goroutine that writes, and must not block.
-	OnWrite func(ok bool)
+	// OnWrite is told of each try to write what came of it, nil of one that succeeded, for metrics and the log; one write may
+	// hold several lines. Nil: nobody is. It is called from the goroutine that writes, and must not block.
+	OnWrite func(err error)
 
 	patience, retry time.Duration // zero: the constants; tests have less
 }
@@ -123,7 +123,7 @@ func NewAudit(config AuditConfig) (*Audit, error) {
 		config.retry = auditRetry
 	}
 	if config.OnWrite == nil {
-		config.OnWrite = func(bool) {}
+		config.OnWrite = func(error) {}
 	}
 	stream, err := config.Open()
 	if err != nil {
@@ -403,7 +403,7 @@ func (a *Audit) write() bool {
 	}
 	a.failed = err != nil
 	a.settle(batch, n-skipped, err)
-	a.config.OnWrite(err == nil)
+	a.config.OnWrite(err)
 	return err == nil
 }
 

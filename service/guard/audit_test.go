@@ -251,10 +251,10 @@ func TestAuditDiskFull(t *testing.T) {
 	o := &opener{next: file(name)}
 	var mu sync.Mutex
 	writes := make(map[bool]int)
-	a, err := NewAudit(AuditConfig{Open: o.open, patience: time.Minute, retry: time.Hour, OnWrite: func(ok bool) {
+	a, err := NewAudit(AuditConfig{Open: o.open, patience: time.Minute, retry: time.Hour, OnWrite: func(err error) {
 		mu.Lock()
 		defer mu.Unlock()
-		writes[ok]++
+		writes[err == nil]++
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -333,9 +333,9 @@ func TestAuditRetries(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "audit.log")
 	o := &opener{next: file(name)}
 	tried := make(chan bool, 100)
-	a, err := NewAudit(AuditConfig{Open: o.open, patience: time.Minute, retry: time.Millisecond, OnWrite: func(ok bool) {
+	a, err := NewAudit(AuditConfig{Open: o.open, patience: time.Minute, retry: time.Millisecond, OnWrite: func(err error) {
 		select {
-		case tried <- ok:
+		case tried <- err == nil:
 		default:
 		}
 	}})
