@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -21,8 +20,9 @@ import (
 // Who calls travels in the context: the handler's has what package guard gave to the caller's ([guard.Carry]), and nothing
 // else of it. Metadata does not travel at all, so none can stand for it.
 type LocalConn struct {
-	links    Interceptors
-	services map[string]localService
+	links   Interceptors
+	unary   map[string]localMethod[grpc.MethodDesc] // by its full name, as /probe.v1.NameService/LookupPort
+	streams map[string]localMethod[grpc.StreamDesc]
 
 	mu     sync.Mutex
 	calls  sync.WaitGroup // handlers that run
@@ -30,15 +30,18 @@ type LocalConn struct {
 	cancel context.CancelFunc
 }
 
-// localService is what was registered under a name.
-type localService struct {
-	desc           *grpc.ServiceDesc
+// localMethod is a method that was registered.
+type localMethod[Desc any] struct {
+	desc           *Desc
 	implementation any
 }
 
 // Local connects to the services that register adds, with chain around each call.
 func Local(chain Links, register func(grpc.ServiceRegistrar)) *LocalConn {
-	c := &LocalConn{links: chain.all(), services: make(map[string]localService)}
+	c := &LocalConn{
+		links: chain.all(),
+		unary: make(map[string]localMethod[grpc.MethodDesc]), streams: make(map[string]localMethod[grpc.StreamDesc]),
+	}
 	c.open, c.cancel = context.WithCancel(context.Background())
 	register(c)
 	return c
@@ -46,7 +49,12 @@ func Local(chain Links, register func(grpc.ServiceRegistrar)) *LocalConn {
 
 // RegisterService adds a service; register of Local calls it.
 func (c *LocalConn) RegisterService(desc *grpc.ServiceDesc, implementation any) {
-	c.services[desc.ServiceName] = localService{desc, implementation}
+	for i := range desc.Methods {
+		c.unary["/"+desc.ServiceName+"/"+desc.Methods[i].MethodName] = localMethod[grpc.MethodDesc]{&desc.Methods[i], implementation}
+	}
+	for i := range desc.Streams {
+		c.streams["/"+desc.ServiceName+"/"+desc.Streams[i].StreamName] = localMethod[grpc.StreamDesc]{&desc.Streams[i], implementation}
+	}
 }
 
 // Close ends the calls under way, and waits for their handlers. They, and calls made later, fail with UNAVAILABLE.
@@ -60,70 +68,53 @@ func (c *LocalConn) Close() error {
 
 // Invoke makes a unary call. Its handler runs in the caller's goroutine.
 func (c *LocalConn) Invoke(ctx context.Context, method string, request, response any, options ...grpc.CallOption) error {
-	service, name := c.find(method)
-	for i := range service.desc.Methods {
-		if service.desc.Methods[i].MethodName != name {
-			continue
-		}
-		t := &localTransport{method: method, headerSent: make(chan struct{})}
-		ctx, end, err := c.begin(ctx, t)
-		if err != nil {
-			return err
-		}
-		defer end()
-		answer, err := service.desc.Methods[i].Handler(service.implementation, ctx, func(into any) error {
-			proto.Merge(into.(proto.Message), request.(proto.Message)) //nolint:errcheck,forcetypeassert // all are of generated code
-			return nil
-		}, grpc.UnaryServerInterceptor(c.links.Unary))
-		t.tell(options)
-		if err != nil {
-			return c.statusOf(ctx, err)
-		}
-		proto.Merge(response.(proto.Message), answer.(proto.Message)) //nolint:errcheck,forcetypeassert // as above
-		return nil
+	called, ok := c.unary[method]
+	if !ok {
+		return status.Errorf(codes.Unimplemented, "no method %s", method)
 	}
-	return status.Errorf(codes.Unimplemented, "no method %s", method)
+	t := &localTransport{method: method, headerSent: make(chan struct{})}
+	ctx, end, err := c.begin(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer end()
+	answer, err := called.desc.Handler(called.implementation, ctx, func(into any) error {
+		proto.Merge(into.(proto.Message), request.(proto.Message)) //nolint:forcetypeassert // all are of generated code
+		return nil
+	}, c.links.Unary)
+	t.tell(options)
+	if err != nil {
+		return c.statusOf(ctx, err)
+	}
+	proto.Merge(response.(proto.Message), answer.(proto.Message)) //nolint:forcetypeassert // as above
+	return nil
 }
 
 // NewStream begins a call that streams, whose handler runs in a goroutine of its own. As with any connection, ctx has to
 // end at last or the stream to be read to its end.
-func (c *LocalConn) NewStream(ctx context.Context, _ *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
-	service, name := c.find(method)
-	for i := range service.desc.Streams {
-		desc := &service.desc.Streams[i]
-		if desc.StreamName != name {
-			continue
-		}
-		s := &localStream{
-			localTransport: localTransport{method: method, headerSent: make(chan struct{})},
-			client:         ctx, options: options,
-			requests: make(chan proto.Message, 1), responses: make(chan proto.Message, 1), done: make(chan struct{}),
-		}
-		ctx, end, err := c.begin(ctx, &s.localTransport)
-		if err != nil {
-			return nil, err
-		}
-		s.server = ctx
-		go func() {
-			defer end()
-			defer close(s.done)
-			info := &grpc.StreamServerInfo{FullMethod: method, IsClientStream: desc.ClientStreams, IsServerStream: desc.ServerStreams}
-			s.err = c.statusOf(ctx, c.links.Stream(service.implementation, localServerStream{s}, info, desc.Handler))
-			s.sendHeader()
-		}()
-		return localClientStream{s}, nil
-	}
-	return nil, status.Errorf(codes.Unimplemented, "no method %s", method)
-}
-
-// find finds a method by its full name, as /probe.v1.NameService/LookupPort.
-func (c *LocalConn) find(method string) (service localService, name string) {
-	full, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	service, ok := c.services[full]
+func (c *LocalConn) NewStream(client context.Context, _ *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	called, ok := c.streams[method]
 	if !ok {
-		service.desc = &grpc.ServiceDesc{}
+		return nil, status.Errorf(codes.Unimplemented, "no method %s", method)
 	}
-	return service, name
+	s := &localStream{
+		localTransport: localTransport{method: method, headerSent: make(chan struct{})},
+		client:         client, options: options,
+		requests: make(chan proto.Message, 1), responses: make(chan proto.Message, 1), done: make(chan struct{}),
+	}
+	server, end, err := c.begin(client, &s.localTransport)
+	if err != nil {
+		return nil, err
+	}
+	s.server = server
+	info := &grpc.StreamServerInfo{FullMethod: method, IsClientStream: called.desc.ClientStreams, IsServerStream: called.desc.ServerStreams}
+	go func() {
+		defer end()
+		defer close(s.done)
+		s.err = c.statusOf(server, c.links.Stream(called.implementation, localServerStream{s}, info, called.desc.Handler))
+		s.sendHeader()
+	}()
+	return localClientStream{s}, nil
 }
 
 // errLocalClosed is what calls fail with that Close has ended, and those made after it.
