@@ -59,10 +59,11 @@ func Count(ctx context.Context, l *Limiter) (leave func(), err error) {
 
 // Carry gives ctx what [WithCredentials], [WithCaller], [Enter] and [Authenticator.Identify] gave to another context.
 func Carry(ctx, from context.Context) context.Context {
-	for _, key := range []any{credentialsKey{}, identityKey{}} {
-		if value := from.Value(key); value != nil {
-			ctx = context.WithValue(ctx, key, value)
-		}
+	if brought, ok := CredentialsFrom(from); ok {
+		ctx = WithCredentials(ctx, brought)
+	}
+	if id, ok := from.Value(identityKey{}).(identity); ok {
+		ctx = context.WithValue(ctx, identityKey{}, id)
 	}
 	return ctx
 }
