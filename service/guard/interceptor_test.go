@@ -193,7 +193,7 @@ func TestIdentifyRecovers(t *testing.T) {
 	ctx := a.Identify(WithCredentials(t.Context(), Credentials{}))
 	err := Admit(ctx, &policy.Policy{Open: true}, lookup)
 	e, panicked := errors.AsType[*PanicError](err)
-	if !panicked || e.Value != "boo" || !strings.Contains(string(e.Stack), "TestIdentifyRecovers") || e.Error() != "internal error" {
+	if !panicked || e.Value != "boo" || !strings.Contains(string(e.Stack), "TestIdentifyRecovers") || !strings.HasPrefix(e.Error(), "panic: boo\n") {
 		t.Errorf("error %#v", err)
 	}
 	if err := Admit(ctx, nil, "/grpc.health.v1.Health/Check"); err != nil {

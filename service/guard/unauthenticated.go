@@ -1,5 +1,7 @@
 package guard
 
+import "fmt"
+
 // Why a caller is not identified: the values of UnauthenticatedError.Reason. They are few and stable, fit for a metric's
 // label.
 const (
@@ -46,11 +48,10 @@ func unauthenticated(reason string) error {
 	return &UnauthenticatedError{Reason: reason, Unavailable: reason == ReasonIssuerUnavailable}
 }
 
-// PanicError is a panic while a caller was being identified. Its text tells the caller nothing; Value and Stack are for
-// the log.
+// PanicError is a panic while a caller was being identified. Its text is for the log alone.
 type PanicError struct {
 	Value any
 	Stack []byte
 }
 
-func (e *PanicError) Error() string { return "internal error" }
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.Value, e.Stack) }

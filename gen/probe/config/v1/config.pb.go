@@ -446,7 +446,8 @@ type Auth struct {
 	Certificates *Certificates `protobuf:"bytes,1,opt,name=certificates,proto3" json:"certificates,omitempty"`
 	// Bearer tokens (RFC 6750) that stand here, hashed. Read again when the file changes. At most 10000.
 	Tokens []*Token `protobuf:"bytes,2,rep,name=tokens,proto3" json:"tokens,omitempty"`
-	// A file with more of them: YAML with the one key `tokens`. It is read again when it changes. Empty: none.
+	// A file with more of them: YAML with the one key `tokens`. It is read again when it changes. A file without
+	// a token is an error: it may be one that is being written. Empty: none.
 	TokensFile string `protobuf:"bytes,3,opt,name=tokens_file,json=tokensFile,proto3" json:"tokens_file,omitempty"`
 	// Who issues JSON Web Tokens (RFC 7519) that callers send as bearer tokens: OpenID Connect providers, and Kubernetes for
 	// its service accounts. At most 16.
