@@ -180,6 +180,12 @@ type loadCaller struct {
 	seen    map[string]int // how calls ended that may not end so
 }
 
+// deniedReason tells whether a reason is that the caller may not. A call that is under way while its role is withdrawn may
+// have been admitted before, and is denied then at its dial.
+func deniedReason(reason string) bool {
+	return reason == "ERROR_REASON_CALL_DENIED" || reason == "ERROR_REASON_POLICY_DENIED"
+}
+
 func startLoad(t *testing.T, s *secured, callers map[string]who) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -198,7 +204,7 @@ func startLoad(t *testing.T, s *secured, callers map[string]who) *load {
 					return admitted
 				case status.Code(err) == codes.Unauthenticated:
 					return unknownCaller
-				case status.Code(err) == codes.PermissionDenied && reasonOf(err) == "ERROR_REASON_CALL_DENIED":
+				case status.Code(err) == codes.PermissionDenied && deniedReason(reasonOf(err)):
 					return callDenied
 				}
 				return "gRPC: " + err.Error()
@@ -212,7 +218,7 @@ func startLoad(t *testing.T, s *secured, callers map[string]who) *load {
 					return admitted
 				case response.StatusCode == http.StatusUnauthorized:
 					return unknownCaller
-				case reasonIn(text) == "ERROR_REASON_CALL_DENIED":
+				case deniedReason(reasonIn(text)):
 					return callDenied
 				}
 				return "REST: " + text
