@@ -94,6 +94,7 @@ func statusOf(err error) error {
 		dials       *dial.LimitError
 		unwritten   *guard.AuditError
 		rule        *policy.DeniedError
+		revoked     *revokedError
 	)
 	within := ""
 	if errors.As(err, &frame) {
@@ -120,6 +121,8 @@ func statusOf(err error) error {
 		return validationStatus(validation)
 	case errors.As(err, &notFound):
 		return newStatus(codes.NotFound, notFound.reason.String(), err.Error())
+	case errors.As(err, &revoked): // before its cause, which is of another moment
+		return deniedStatus(revoked.Error(), revoked.cause)
 	case errors.As(err, &stranger) && stranger.Unavailable:
 		return newStatus(codes.Unavailable, probev1.ErrorReason_ERROR_REASON_UNAVAILABLE.String(), stranger.Error())
 	case errors.As(err, &stranger):

@@ -139,6 +139,9 @@ func (x *session) outcomeStatus(request exchange.Request, outcome *exchange.Outc
 	case outcome.Denied:
 		return statusOf(&deniedError{target: request.Target.String(), cause: x.denial(outcome.Attempts)})
 	case outcome.Reason == exchange.Cancelled:
+		if revoked, ok := errors.AsType[*revokedError](context.Cause(x.ctx)); ok {
+			return statusOf(revoked)
+		}
 		return statusOf(context.Canceled)
 	}
 	return nil

@@ -87,6 +87,7 @@ type Service struct {
 	policy    func() *policy.Policy
 	limiter   *guard.Limiter
 	audit     *guard.Audit
+	open      openSessions
 	hooks     Hooks
 	where     Vantage
 	vantage   *probev1.Vantage // the same as a message, shared by all outcomes and never changed

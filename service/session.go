@@ -29,6 +29,11 @@ type session struct {
 	record  *guard.Session // nil: no audit log is kept
 	release func()
 
+	// What it takes to hold it against the rules of later, see Recheck.
+	rpc    string // full method
+	ctx    context.Context
+	revoke context.CancelCauseFunc
+
 	// Of the server that a query goes to; of an exchange the outcome tells.
 	sent, received atomic.Int64
 
@@ -36,6 +41,8 @@ type session struct {
 	rules map[string]string // which rule decided, by the name, address or path that it was about
 	last  string            // the rule that decided last
 	asked string            // the server that a query last went to
+
+	targets []policy.Target // that it was let connect to
 }
 
 // sessionKey is the key of a session in the context of its call.
@@ -51,7 +58,7 @@ func sessionFrom(ctx context.Context) *session {
 // the limits are reached, or that nothing can be written down. Whoever called has to end it.
 func (s *Service) session(ctx context.Context, rpc, target string) (context.Context, *session, error) {
 	caller := guard.CallerFrom(ctx)
-	x := &session{begin: time.Now(), release: func() {}}
+	x := &session{begin: time.Now(), release: func() {}, rpc: rpc}
 	if s.limiter != nil {
 		release, err := s.limiter.Session(keyOf(caller))
 		if limit, ok := errors.AsType[*guard.LimitError](err); ok {
@@ -70,7 +77,15 @@ func (s *Service) session(ctx context.Context, rpc, target string) (context.Cont
 		}
 		x.record = record
 	}
-	return context.WithValue(ctx, sessionKey{}, x), x, nil
+	x.ctx, x.revoke = context.WithCancelCause(context.WithValue(ctx, sessionKey{}, x))
+	s.open.add(x)
+	release := x.release
+	x.release = func() {
+		s.open.remove(x)
+		x.revoke(nil)
+		release()
+	}
+	return x.ctx, x, nil
 }
 
 // end closes the record with what came of the session, and gives back its place. It fills in which rule decided.
@@ -216,8 +231,14 @@ func (s *Service) mayDial(ctx context.Context, destination dial.Destination) err
 		target = destination.Address.String()
 	}
 	decision := s.policy().Decide(subjectOf(ctx), policy.Target(destination))
-	if err := s.tell(ctx, target, decision); err != nil || s.limiter == nil {
+	if err := s.tell(ctx, target, decision); err != nil {
 		return err
+	}
+	if x := sessionFrom(ctx); x != nil {
+		x.reaches(policy.Target(destination))
+	}
+	if s.limiter == nil {
+		return nil
 	}
 	caller := guard.CallerFrom(ctx)
 	if limit, ok := errors.AsType[*guard.LimitError](s.limiter.Dial(keyOf(caller), target)); ok {

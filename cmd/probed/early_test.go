@@ -105,3 +105,30 @@ func TestCallsOfACaller(t *testing.T) {
 	second()
 	eventually(t, "the places come back", func() bool { return port("all") == nil })
 }
+
+// Who may not call any more has no conversation any more.
+func TestReloadEndsSessions(t *testing.T) {
+	t.Parallel()
+	s := newSecured(t).start(t)
+	target := nettest.TCP(t, nettest.Silent).String()
+	ctx, cancel := context.WithTimeout(token("all").as(t.Context()), patience)
+	defer cancel()
+	stream, err := probev1.NewExchangeServiceClient(s.connect(t, who{})).Converse(ctx)
+	if err == nil {
+		err = stream.Send(&probev1.ConverseRequest{Frame: &probev1.ConverseRequest_Open{Open: &probev1.Open{Target: target}}})
+	}
+	if err == nil {
+		_, err = stream.Recv() // it is under way
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.put(t, map[string]string{"tokens.yaml": tokensFile("resolver", "connector")})
+	s.reload(t, reloadsOK)
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "not have this session any more") {
+		t.Error(err)
+	}
+}

@@ -21,6 +21,9 @@ import (
 // Kubernetes mounts changes by links that move, and what counts is what a file says.
 const watchInterval = 5 * time.Second
 
+// expiryInterval is how often sessions under way are held against the time at which their credentials expire.
+const expiryInterval = time.Minute
+
 // rules are who callers are and what they may do: what a reload exchanges, all of it at once.
 type rules struct {
 	policy        *policy.Policy
@@ -78,6 +81,12 @@ func (s *server) reload() {
 		s.log.Warn("configuration", "warning", warning.String())
 	}
 	s.log.Info("the configuration is in force", "file", s.options.config)
+	s.recheck()
+}
+
+// recheck ends the sessions of callers who may not have them any more.
+func (s *server) recheck() {
+	s.retired.Go(func() { s.service.Recheck(s.rules.Load().authenticator.Identify) })
 }
 
 // putInForce puts what the configuration says now in force. From then on its files are watched, also when they are wrong:
@@ -136,6 +145,8 @@ func (c *config) changed(next *config) (sections []string) {
 func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 	ticker := time.NewTicker(cmp.Or(s.options.watchEvery, watchInterval))
 	defer ticker.Stop()
+	expiry := time.NewTicker(expiryInterval)
+	defer expiry.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -153,6 +164,9 @@ func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 			if !s.watched.changed() {
 				continue
 			}
+		case <-expiry.C:
+			s.recheck()
+			continue
 		}
 		if s.options.config != "" {
 			s.reload()
