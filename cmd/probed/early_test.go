@@ -58,6 +58,9 @@ func TestRefusedBeforeTheRequest(t *testing.T) {
 		response.Body.Close()
 		raw.Close()
 	}
+	if n := s.metric(t, `probed_unauthenticated_total{reason="none"}`); n == "" || n == "0" {
+		t.Errorf("%q were refused", n)
+	}
 }
 
 // Each caller has a share of the calls, lookups as well as sessions, by gRPC and by REST, and the rest is for others.

@@ -33,6 +33,7 @@ func (s *server) authenticator(next *rules, c *config) error {
 	config := guard.Config{
 		Certificates: c.certificates, Tokens: c.tokens, Anonymous: !c.asks() || s.options.insecureNoAuth,
 		Observe: func(issuer string, err error) {
+			s.counts.IssuerAsked(err == nil)
 			if err != nil {
 				s.log.Warn("the keys of an issuer cannot be had", "issuer", issuer, "error", err.Error())
 			}

@@ -59,6 +59,10 @@ func TestReloadUnderLoad(t *testing.T) {
 	})
 	l.each(t)
 
+	if n := s.metric(t, `probed_issuer_requests_total{result="ok"}`); n == "" || n == "0" {
+		t.Errorf("the issuer was asked %q times", n)
+	}
+
 	// A token is withdrawn.
 	s.put(t, map[string]string{"tokens.yaml": tokensFile("all", "demoted")})
 	l.mayFail("leaving", unknownCaller)

@@ -223,6 +223,9 @@ func TestRequestBounds(t *testing.T) {
 			}
 		}
 		// Two lengths are none.
+		if response, text := p.plainly(t, head+"Transfer-Encoding: chunked\r\n\r\nzz\r\n"); response == nil || response.StatusCode != http.StatusBadRequest || reasonIn(text) != "ERROR_REASON_INVALID_FIELD" {
+			t.Errorf("%s with chunks that are none: %v %s", path, response, text)
+		}
 		for _, lengths := range []string{"Content-Length: 2\r\nContent-Length: 3\r\n", "Content-Length: -1\r\n", "Content-Length: x\r\n", "Transfer-Encoding: gzip, chunked\r\n"} {
 			if response, text := p.plainly(t, head+lengths+"\r\n{}"); response == nil || response.StatusCode != http.StatusBadRequest && response.StatusCode != http.StatusNotImplemented {
 				t.Errorf("%q: %v %s", lengths, response, text)

@@ -153,6 +153,7 @@ func (g *Gateway) Close() error { return g.config.Conn.Close() }
 // ServeHTTP answers one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w = &boundedAnswer{ResponseWriter: w, patience: g.config.Patience}
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if !g.allowedHost(r.Host) {
 		writeStatus(w, http.StatusForbidden, requestError(codes.PermissionDenied,
 			fmt.Sprintf("this probed does not answer for the host %q: use its address, or allow the name", r.Host)))
@@ -162,7 +163,6 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeStatus(w, http.StatusForbidden, requestError(codes.PermissionDenied, "a page of another origin may not make this request"))
 		return
 	}
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	g.handler.ServeHTTP(w, r)
 }
 
@@ -218,6 +218,9 @@ func readWhole(w http.ResponseWriter, r *http.Request, maxBody int64, patience t
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return nil, status.Error(codes.InvalidArgument, "the body did not come within "+patience.String())
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); err != nil && !ok {
+		err = status.Error(codes.InvalidArgument, "the body cannot be read: "+err.Error())
 	}
 	if err != nil {
 		return nil, err
