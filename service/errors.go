@@ -121,8 +121,10 @@ func statusOf(err error) error {
 		return validationStatus(validation)
 	case errors.As(err, &notFound):
 		return newStatus(codes.NotFound, notFound.reason.String(), err.Error())
-	case errors.As(err, &revoked): // before its cause, which is of another moment
-		return deniedStatus(revoked.Error(), revoked.cause)
+	case errors.As(err, &revoked): // before its cause, whose status it has in other words
+		cause := status.Convert(statusOf(revoked.cause)).Proto()
+		cause.Message = revoked.Error()
+		return status.FromProto(cause).Err()
 	case errors.As(err, &stranger) && stranger.Unavailable:
 		return newStatus(codes.Unavailable, probev1.ErrorReason_ERROR_REASON_UNAVAILABLE.String(), stranger.Error())
 	case errors.As(err, &stranger):

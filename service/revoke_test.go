@@ -33,13 +33,14 @@ func TestRecheck(t *testing.T) {
 		rules   *policy.Policy       // of later
 		callers *guard.Authenticator // of later
 		want    codes.Code           // a's, OK: it goes on
-		others  bool                 // b's goes on
+		reason  string
+		others  bool // b's goes on
 		message string
 	}{
-		"nothing has changed":      {rule("token:a", "token:b"), authenticator("a", "b"), codes.OK, true, ""},
-		"the role is withdrawn":    {rule("token:b"), authenticator("a", "b"), codes.PermissionDenied, true, "it needs a role that grants connect"},
-		"the target is not theirs": {elsewhere, authenticator("a", "b"), codes.PermissionDenied, false, "rule deny-default"},
-		"the token is withdrawn":   {rule("token:a", "token:b"), authenticator("b"), codes.PermissionDenied, true, "the bearer token is not one that is accepted here"},
+		"nothing has changed":      {rule("token:a", "token:b"), authenticator("a", "b"), codes.OK, "", true, ""},
+		"the role is withdrawn":    {rule("token:b"), authenticator("a", "b"), codes.PermissionDenied, "ERROR_REASON_CALL_DENIED", true, "it needs a role that grants connect"},
+		"the target is not theirs": {elsewhere, authenticator("a", "b"), codes.PermissionDenied, "ERROR_REASON_POLICY_DENIED", false, "rule deny-default"},
+		"the token is withdrawn":   {rule("token:a", "token:b"), authenticator("b"), codes.Unauthenticated, "ERROR_REASON_UNAUTHENTICATED", true, "the bearer token is not one that is accepted here"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -62,7 +63,7 @@ func TestRecheck(t *testing.T) {
 			} else {
 				err := a.end(t)
 				if status.Code(err) != tt.want || !strings.Contains(status.Convert(err).Message(), "may not have this session any more: ") ||
-					!strings.Contains(status.Convert(err).Message(), tt.message) || errorInfo(err) != "ERROR_REASON_POLICY_DENIED" {
+					!strings.Contains(status.Convert(err).Message(), tt.message) || errorInfo(err) != tt.reason {
 					t.Errorf("%v", err)
 				}
 				select {

@@ -131,7 +131,7 @@ func TestReloadEndsSessions(t *testing.T) {
 	for err == nil {
 		_, err = stream.Recv()
 	}
-	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "not have this session any more") {
+	if status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "not have this session any more") {
 		t.Error(err)
 	}
 }
