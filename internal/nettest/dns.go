@@ -13,8 +13,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// DNSServer is a name server on one port of 127.0.0.1, over UDP and TCP, that
-// answers whatever its handler wants. It counts what it was asked.
+// DNSServer is a name server on one port, over UDP and TCP, that answers
+// whatever its handler wants. It counts what it was asked.
 type DNSServer struct {
 	Addr netip.AddrPort
 	UDP  atomic.Int64 // questions over UDP
@@ -74,9 +74,16 @@ func (x *DNSExchange) Wait(d time.Duration) {
 	}
 }
 
-// DNS starts a server that hands each question to handle, in a goroutine of
-// its own. It ends with the test.
+// DNS starts a server on a free port of 127.0.0.1 that hands each question to
+// handle, in a goroutine of its own. It ends with the test.
 func DNS(t testing.TB, handle func(*DNSExchange)) *DNSServer {
+	t.Helper()
+	return DNSAt(t, "127.0.0.1:0", handle)
+}
+
+// DNSAt is DNS at an address of the test's choice: in a namespace that may be
+// 127.0.0.1:53.
+func DNSAt(t testing.TB, address string, handle func(*DNSExchange)) *DNSServer {
 	t.Helper()
 	s := &DNSServer{handle: handle, done: make(chan struct{})}
 	var listener net.Listener
@@ -84,7 +91,7 @@ func DNS(t testing.TB, handle func(*DNSExchange)) *DNSServer {
 	var err error
 	// The port that TCP got may be taken for UDP; then another is tried.
 	for range 20 {
-		if listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		if listener, err = net.Listen("tcp", address); err != nil {
 			t.Fatal(err)
 		}
 		if packets, err = net.ListenPacket("udp", listener.Addr().String()); err == nil {

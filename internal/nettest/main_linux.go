@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
+	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,6 +99,27 @@ func furnish() error {
 		return fmt.Errorf("/etc/resolv.conf: %w", err)
 	}
 	return nil
+}
+
+// ResolvConf lets /etc/resolv.conf have the text, in place of the one name server, until the test ends. It is for packages
+// whose tests run InNamespace: there the file is nobody else's.
+func ResolvConf(t testing.TB, text string) {
+	t.Helper()
+	if os.Getenv(inside) == "" {
+		t.Fatal("nettest: not InNamespace: /etc/resolv.conf is the machine's")
+	}
+	const path = "/etc/resolv.conf"
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("nettest: %v", err)
+	}
+	write := func(text []byte) {
+		if err := os.WriteFile(path, text, 0); err != nil { // it is there
+			t.Errorf("nettest: %v", err)
+		}
+	}
+	write([]byte(text))
+	t.Cleanup(func() { write(before) })
 }
 
 // loopbackUp sets lo up, which no program has to be there for.

@@ -11,7 +11,10 @@ package probetest
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,6 +28,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"probed/internal/nettest"
 )
 
 // patience is for what should take a moment, on a machine that is busy.
@@ -37,6 +42,8 @@ type Options struct {
 	Config string   // YAML, without `audit`, which every one here has
 	Args   []string // flags
 	Env    []string // beside that of the test
+	// In is the namespace it runs in, where its callers then call it from as well; nil: that of the test.
+	In *nettest.Netns
 	// Dies is set when the test ends probed itself, or makes it end: then nothing is asserted of its end.
 	Dies bool
 }
@@ -77,7 +84,7 @@ func Start(t testing.TB, o Options) *Probed {
 	}, o.Args...)...)
 	p.command.Env = append(os.Environ(), o.Env...)
 	p.command.Stderr = p.log
-	if err := p.command.Start(); err != nil {
+	if err := p.within(p.command.Start); err != nil {
 		t.Fatal(err)
 	}
 	p.PID = p.command.Process.Pid
@@ -115,6 +122,25 @@ func Start(t testing.TB, o Options) *Probed {
 	return p
 }
 
+// within calls f in the namespace of probed.
+func (p *Probed) within(f func() error) error {
+	if p.options.In == nil {
+		return f()
+	}
+	err := errors.New("the namespace could not be entered")
+	p.options.In.Do(func() { err = f() })
+	return err
+}
+
+// connect opens the connections of callers.
+func (p *Probed) connect(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = p.within(func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
 // Signal sends one.
 func (p *Probed) Signal(signal syscall.Signal) {
 	p.t.Helper()
@@ -142,6 +168,7 @@ func (p *Probed) dial(options ...grpc.DialOption) *grpc.ClientConn {
 	p.t.Helper()
 	conn, err := grpc.NewClient(p.GRPCAddress, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return p.connect(ctx, "tcp", address) }),
 	}, options...)...)
 	if err != nil {
 		p.t.Fatal(err)
@@ -152,7 +179,7 @@ func (p *Probed) dial(options ...grpc.DialOption) *grpc.ClientConn {
 
 // client returns one for HTTP with connections of its own.
 func (p *Probed) client() *http.Client {
-	transport := &http.Transport{ReadBufferSize: 4 << 10}
+	transport := &http.Transport{DialContext: p.connect, ReadBufferSize: 4 << 10}
 	p.atEnd(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}
 }
@@ -231,7 +258,7 @@ func (p *Probed) await(what string, f func() bool) {
 // Metrics are the lines of /metrics.
 func (p *Probed) Metrics() []string {
 	p.t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	client := http.Client{Transport: &http.Transport{DialContext: p.connect, DisableKeepAlives: true}, Timeout: patience}
 	response, err := client.Get("http://" + p.OpsAddress + "/metrics")
 	if err != nil {
 		p.t.Fatal(err)
