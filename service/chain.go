@@ -45,10 +45,16 @@ type Links struct {
 // all is the chain as one link.
 func (l Links) all() Interceptors { return joined(l.before, l.after) }
 
-// ServerOptions are the chain, and others, as a gRPC server takes them.
+// ServerOptions are the chain, the codec whose failures it tells, and others, as a gRPC server takes them.
 func (l Links) ServerOptions(others ...grpc.ServerOption) []grpc.ServerOption {
 	all := l.all()
-	return append([]grpc.ServerOption{grpc.UnaryInterceptor(all.Unary), grpc.StreamInterceptor(all.Stream)}, others...)
+	return append([]grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.UnaryInterceptor(all.Unary),
+		grpc.StreamInterceptor(func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			return all.Stream(server, decoding{stream}, info, handler)
+		}),
+	}, others...)
 }
 
 // ChainConfig is what the links of the chain need.

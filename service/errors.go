@@ -95,6 +95,7 @@ func statusOf(err error) error {
 		unwritten   *guard.AuditError
 		rule        *policy.DeniedError
 		revoked     *revokedError
+		encoding    *encodingError
 	)
 	within := ""
 	if errors.As(err, &frame) {
@@ -119,6 +120,8 @@ func statusOf(err error) error {
 			&errdetails.BadRequest_FieldViolation{Field: path, Description: step.Reason})
 	case errors.As(err, &validation):
 		return validationStatus(validation)
+	case errors.As(err, &encoding):
+		return newStatus(codes.InvalidArgument, probev1.ErrorReason_ERROR_REASON_INVALID_FIELD.String(), encoding.Error())
 	case errors.As(err, &notFound):
 		return newStatus(codes.NotFound, notFound.reason.String(), err.Error())
 	case errors.As(err, &revoked): // before its cause, whose status it has in other words

@@ -378,6 +378,7 @@ func TestStatusOf(t *testing.T) {
 		{lookup(resolve.Denied), codes.PermissionDenied, "ERROR_REASON_POLICY_DENIED"},
 		{lookup(resolve.Cancelled), codes.Canceled, "ERROR_REASON_CANCELLED"},
 		{lookup(resolve.ReasonNone), codes.Internal, "ERROR_REASON_INTERNAL"},
+		{&encodingError{"probe.v1.ConnectRequest", errors.New("proto: cut off")}, codes.InvalidArgument, "ERROR_REASON_INVALID_FIELD"},
 		{context.Canceled, codes.Canceled, "ERROR_REASON_CANCELLED"},
 		{context.DeadlineExceeded, codes.DeadlineExceeded, "ERROR_REASON_CANCELLED"},
 		{errors.New("open /etc/secret: no such file"), codes.Internal, "ERROR_REASON_INTERNAL"},

@@ -11,7 +11,7 @@ import (
 // are; of a call that streams it reads nothing until the handler asks. On the wire the two are the same.
 //
 // The chain stands in the handlers themselves: the interceptors of a server do not see a stream of one message each way,
-// since gRPC takes it for a unary call.
+// since gRPC takes it for a unary call. The server has to be one that was made with the chain's ServerOptions.
 func BeforeMessage(registrar grpc.ServiceRegistrar, chain Links) grpc.ServiceRegistrar {
 	return beforeMessage{registrar, chain}
 }
@@ -32,7 +32,7 @@ func (r beforeMessage) RegisterService(desc *grpc.ServiceDesc, implementation an
 			Handler: func(server any, stream grpc.ServerStream) error {
 				info := &grpc.UnaryServerInfo{Server: server, FullMethod: fullMethod}
 				answer, err := r.chain.before.Unary(stream.Context(), nil, info, func(ctx context.Context, _ any) (any, error) {
-					return method.Handler(server, ctx, stream.RecvMsg, r.chain.after.Unary)
+					return method.Handler(server, ctx, decoding{stream}.RecvMsg, r.chain.after.Unary)
 				})
 				if err != nil {
 					return err

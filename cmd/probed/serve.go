@@ -248,7 +248,6 @@ func (s *server) grpcOptions() []grpc.ServerOption {
 		grpc.ConnectionTimeout(s.limits.HandshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionIdle: idleConnection, MaxConnectionAge: oldConnection}),
-		grpc.ForceServerCodecV2(newCodec()),
 		grpc.WaitForHandlers(true), // so that nothing of a call is left when Stop returns
 	}
 	if s.begun.grpc.tls != nil {
