@@ -9,16 +9,24 @@ import (
 // longAgo is a deadline that wakes whoever waits on a connection, as package net itself does it.
 func longAgo() time.Time { return time.Unix(1, 0) }
 
-// wokenBy makes the end of ctx wake whatever waits on c, until the function that it returns is called.
+// heldPatience is how long a connection stays open behind its exchange's end. Whoever uses it notices at once, but may be
+// handing an event to a caller that takes none, and the peer is not to be held by that.
+const heldPatience = 250 * time.Millisecond
+
+// wokenBy makes the end of ctx wake whatever waits on c, and soon after that close it, until the function that it returns is
+// called.
 func wokenBy(ctx context.Context, c net.Conn) (stop func()) {
 	woken := make(chan struct{})
+	var held *time.Timer
 	stopped := context.AfterFunc(ctx, func() {
 		defer close(woken)
 		_ = c.SetDeadline(longAgo())
+		held = time.AfterFunc(heldPatience, func() { _ = c.Close() })
 	})
 	return func() {
 		if !stopped() {
 			<-woken
+			held.Stop()
 		}
 	}
 }

@@ -101,7 +101,7 @@ func New(config Config) *Exchanger {
 // returns. When emit fails, the exchange ends as if ctx had been cancelled, and only the outcome is still handed to it.
 //
 // Run returns within a moment of the request's timeout or the end of ctx, provided that emit does; all its sockets are
-// closed and all its goroutines have ended by then.
+// closed and all its goroutines have ended by then. Its sockets are closed soon after the timeout also when emit takes longer.
 func (x *Exchanger) Run(ctx context.Context, request Request, emit func(Event) error) *Outcome {
 	return x.session(ctx, request, request.sends(), emit, (*session).script)
 }
@@ -208,7 +208,7 @@ func (s *session) run(talk func(*session) *failure) *failure {
 
 // open is what comes between the connection and the first step.
 func (s *session) open() *failure {
-	defer wokenBy(s.ctx, s.conn)()
+	defer wokenBy(s.ctx, s.conn.Conn)()
 	s.opened = s.elapsed()
 	local, remote := s.conn.addresses()
 	s.outcome.Local, s.outcome.Remote = local, remote
@@ -226,7 +226,7 @@ func (s *session) open() *failure {
 
 // script carries out the steps of the request.
 func (s *session) script() *failure {
-	defer wokenBy(s.ctx, s.conn)()
+	defer wokenBy(s.ctx, s.conn.Conn)()
 	s.outcome.EndedBy = EndedByLastStep
 	for i, step := range s.request.Steps {
 		s.outcome.EndedBy = EndedByLastStep

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -118,7 +119,7 @@ func (s *session) cancelled(phase Phase) *failure {
 
 // ioFailure is the failure of a read, a write or a shutdown on the open connection.
 func (s *session) ioFailure(phase Phase, err error) *failure {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) { // see wokenBy
 		if f := s.interrupted(phase); f != nil {
 			return f
 		}

@@ -44,6 +44,12 @@ func (x *Exchanger) ValidateConversation(c *Conversation) error {
 	return exceeds("idle", c.Idle, x.config.Limits.MaxIdle)
 }
 
+// Timeout is how long an exchange may take.
+func (x *Exchanger) Timeout(r *Request) time.Duration { return x.config.Limits.timeout(r.Timeout) }
+
+// Idle is how long nothing may pass in a conversation.
+func (x *Exchanger) Idle(c *Conversation) time.Duration { return x.config.Limits.idle(c.Idle) }
+
 func exceeds(field string, asked, most time.Duration) error {
 	if most > 0 && asked > most {
 		return &FieldError{field, fmt.Sprintf("%v is longer than the %v that are allowed here", asked, most)}
