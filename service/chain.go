@@ -50,6 +50,7 @@ func (l Links) ServerOptions(others ...grpc.ServerOption) []grpc.ServerOption {
 	all := l.all()
 	return append([]grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
+		grpc.InTapHandle(hangUpTap),
 		grpc.UnaryInterceptor(all.Unary),
 		grpc.StreamInterceptor(func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			return all.Stream(server, decoding{stream}, info, handler)

@@ -44,6 +44,7 @@ func (s *exchangeServer) Exchange(message *probev1.ExchangeRequest, stream grpc.
 	if err != nil {
 		return statusOf(err)
 	}
+	defer hangUpAfter(stream.Context(), s.exchanges.Timeout(&request)+s.readerPatience).Stop()
 	_, err = s.run(stream.Context(), probev1.ExchangeService_Exchange_FullMethodName, message.GetTarget(), request, func(ctx context.Context) (*exchange.Outcome, error) {
 		return s.exchanges.Run(ctx, request, func(event exchange.Event) error {
 			return stream.Send(s.eventMessage(event, len(message.GetSteps()) > 0))
@@ -80,8 +81,13 @@ func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.Conver
 	if err != nil {
 		return statusOf(&frameError{"open", err})
 	}
+	idle := s.exchanges.Idle(&conversation)
+	taken := hangUpAfter(stream.Context(), idle)
+	taken.Stop()
 	_, err = s.run(stream.Context(), probev1.ExchangeService_Converse_FullMethodName, open.GetTarget(), request, func(ctx context.Context) (*exchange.Outcome, error) {
 		outcome, err := s.exchanges.Converse(ctx, conversation, func(event exchange.Event) error {
+			taken.Reset(idle)
+			defer taken.Stop()
 			return stream.Send(s.eventMessage(event, false))
 		})
 		if err != nil && stream.Context().Err() != nil { // which is why the next frame did not come

@@ -93,6 +93,8 @@ type Service struct {
 	vantage   *probev1.Vantage // the same as a message, shared by all outcomes and never changed
 	drained   context.Context
 	drain     context.CancelCauseFunc
+
+	readerPatience time.Duration
 }
 
 // New returns a Service. It opens nothing.
@@ -112,6 +114,8 @@ func New(config Config) *Service {
 		hooks:    config.Hooks,
 		where:    config.Vantage,
 		vantage:  vantageMessage(config.Vantage),
+
+		readerPatience: readerPatience,
 	}
 	s.dialer = &dial.Dialer{Policy: s.mayDial}
 	s.exchanges = exchange.New(exchange.Config{

@@ -1,0 +1,32 @@
+package service
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc/tap"
+)
+
+// readerPatience is how long callers get to take what is left of their events when the time of their exchange is over.
+// Package gateway gives those by REST as long.
+const readerPatience = 10 * time.Second
+
+// hangUpKey is the key, in the context of a call over the network, of what ends it.
+type hangUpKey struct{}
+
+// hangUpTap lets the service hang up on a call. A handler that waits in Send, for a caller who takes nothing, is woken by
+// nothing but the end of the stream's own context, which is made here.
+func hangUpTap(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	ctx, hangUp := context.WithCancel(ctx)
+	return context.WithValue(ctx, hangUpKey{}, hangUp), nil
+}
+
+// hangUpAfter hangs up on the call of ctx when d is over, unless it is stopped. To its caller the call is cancelled. One within
+// the process is its caller's alone to end.
+func hangUpAfter(ctx context.Context, d time.Duration) *time.Timer {
+	return time.AfterFunc(d, func() {
+		if hangUp, ok := ctx.Value(hangUpKey{}).(context.CancelFunc); ok {
+			hangUp()
+		}
+	})
+}
