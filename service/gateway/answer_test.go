@@ -96,3 +96,15 @@ func TestClientThatDoesNotRead(t *testing.T) {
 		}
 	}
 }
+
+// A timeout that is none is refused, and the refusal arrives.
+func TestTimeoutOutOfRange(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, timeout := range []string{"-1s", "-11s", "-2147483648s", "-315576000000s", "315576000000s", "86401s"} {
+		a, text := w.ask(t, http.MethodPost, "/v1/exchange", `{"target": "127.0.0.1:9", "timeout": "`+timeout+`"}`)
+		if a.StatusCode != http.StatusBadRequest || parseError(t, text).field() != "timeout" {
+			t.Errorf("%s: %d %s", timeout, a.StatusCode, text)
+		}
+	}
+}

@@ -51,8 +51,8 @@ func (g *Gateway) exchange(w http.ResponseWriter, r *http.Request, _ map[string]
 		return
 	}
 	// A client that does not read would hold the exchange, and its place here, for ever.
-	// What asks for longer than a day is refused by the service.
-	timeout := min(cmp.Or(request.GetTimeout().AsDuration(), g.config.ExchangeTimeout), 24*time.Hour)
+	// What asks for longer than a day, or less than nothing, is refused by the service, and there has to be time to say so.
+	timeout := min(max(cmp.Or(request.GetTimeout().AsDuration(), g.config.ExchangeTimeout), 0), 24*time.Hour)
 	limit := time.Now().Add(timeout + readerPatience)
 	if err := http.NewResponseController(w).SetWriteDeadline(limit); err != nil {
 		writeError(w, err)
