@@ -17,6 +17,7 @@ import (
 
 	probev1 "probed/gen/probe/v1"
 	"probed/internal/nettest"
+	"probed/service/exchange"
 )
 
 // A message comes through as it is, whatever its size, and takes a buffer that is not much larger.
@@ -45,6 +46,43 @@ func TestCodec(t *testing.T) {
 	}
 	if err := c.Unmarshal(mem.BufferSlice{mem.SliceBuffer{0xff}}, new(probev1.Chunk)); err == nil {
 		t.Error("what is no message was decoded")
+	}
+}
+
+// What is lent is encoded as it would be otherwise, is not copied, and is given back when all have let go of it.
+func TestCodecOfLentEvents(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	want := nettest.Data(1 << 20)
+	peer := nettest.TCP(t, nettest.ReplyAfter(0, want))
+	target, err := exchange.ParseTarget(peer.String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, shared := newCodec(), 0
+	request := exchange.Request{Target: target, Steps: exchange.DefaultSteps(target, nil, false), Timeout: time.Minute}
+	outcome := w.service.exchanges.Run(t.Context(), request, func(event exchange.Event) error {
+		message := w.service.eventMessage(event, true)
+		sent := lend(message, event)
+		encoded, err := c.Marshal(sent)
+		if err != nil {
+			return err
+		}
+		defer encoded.Free()
+		var got probev1.ExchangeResponse
+		if err := c.Unmarshal(encoded, &got); err != nil || !proto.Equal(message, &got) {
+			t.Errorf("%v: it came as %v", message, &got)
+		}
+		if data := message.GetChunk().GetData(); len(data) > 1<<10 {
+			shared++
+			if len(encoded) != 3 || &encoded[1].ReadOnlyData()[0] != &data[0] {
+				t.Errorf("%d bytes were copied", len(data))
+			}
+		}
+		return nil
+	})
+	if !outcome.OK || shared == 0 {
+		t.Errorf("%d chunks, %s", shared, outcome.Error)
 	}
 }
 

@@ -47,7 +47,7 @@ func (s *exchangeServer) Exchange(message *probev1.ExchangeRequest, stream grpc.
 	defer hangUpAfter(stream.Context(), s.exchanges.Timeout(&request)+s.readerPatience).Stop()
 	_, err = s.run(stream.Context(), probev1.ExchangeService_Exchange_FullMethodName, message.GetTarget(), request, func(ctx context.Context) (*exchange.Outcome, error) {
 		return s.exchanges.Run(ctx, request, func(event exchange.Event) error {
-			return stream.Send(s.eventMessage(event, len(message.GetSteps()) > 0))
+			return stream.SendMsg(lend(s.eventMessage(event, len(message.GetSteps()) > 0), event))
 		}), nil
 	})
 	return err
@@ -88,7 +88,7 @@ func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.Conver
 		outcome, err := s.exchanges.Converse(ctx, conversation, func(event exchange.Event) error {
 			taken.Reset(idle)
 			defer taken.Stop()
-			return stream.Send(s.eventMessage(event, false))
+			return stream.SendMsg(lend(s.eventMessage(event, false), event))
 		})
 		if err != nil && stream.Context().Err() != nil { // which is why the next frame did not come
 			err = context.Canceled

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"probed/service/exchange"
 )
 
 // localStream is a call that streams on a LocalConn. Each direction holds one message, so that one side can prepare the
@@ -19,9 +21,10 @@ type localStream struct {
 	client, server      context.Context
 	options             []grpc.CallOption
 	requests, responses chan proto.Message
-	halfClosed          bool          // requests is closed; the caller's alone
-	done                chan struct{} // closed when the handler has returned
-	err                 error         // the status it ended with; to be read when done
+	halfClosed          bool             // requests is closed; the caller's alone
+	held                *exchange.Buffer // what the last response lies in; the caller's alone
+	done                chan struct{}    // closed when the handler has returned
+	err                 error            // the status it ended with; to be read when done
 }
 
 // localServerStream is a localStream as its handler has it.
@@ -33,10 +36,21 @@ func (s localServerStream) SetTrailer(md metadata.MD) { _ = s.localTransport.Set
 
 func (s localServerStream) SendMsg(message any) error {
 	s.sendHeader()
+	var response proto.Message
+	event, lent := message.(lentEvent)
+	if lent {
+		response = event
+		event.buffer.Hold()
+	} else {
+		response = proto.Clone(message.(proto.Message)) //nolint:forcetypeassert // of generated code
+	}
 	select {
-	case s.responses <- proto.Clone(message.(proto.Message)): //nolint:forcetypeassert // of generated code
+	case s.responses <- response:
 		return nil
 	case <-s.server.Done():
+		if lent {
+			event.buffer.Release()
+		}
 		return status.FromContextError(s.server.Err()).Err()
 	}
 }
@@ -54,7 +68,9 @@ func (s localServerStream) RecvMsg(message any) error {
 	}
 }
 
-// localClientStream is a localStream as its caller has it.
+// localClientStream is a localStream as its caller has it. The bytes in a response may be lent, and are then valid until the
+// next RecvMsg. Those of a stream that is not read to its end are not given back, since nobody knows who looks at them still:
+// they are garbage with it.
 type localClientStream struct{ *localStream }
 
 func (s localClientStream) Context() context.Context { return s.client }
@@ -106,9 +122,11 @@ func (s localClientStream) SendMsg(message any) error {
 }
 
 func (s localClientStream) RecvMsg(message any) error {
+	s.held.Release()
+	s.held = nil
 	select {
 	case response := <-s.responses:
-		move(message, response)
+		s.take(message, response)
 		return nil
 	case <-s.done:
 	case <-s.client.Done():
@@ -116,7 +134,7 @@ func (s localClientStream) RecvMsg(message any) error {
 	}
 	select {
 	case response := <-s.responses: // the last, put there before the handler returned
-		move(message, response)
+		s.take(message, response)
 		return nil
 	default:
 	}
@@ -125,6 +143,14 @@ func (s localClientStream) RecvMsg(message any) error {
 		return io.EOF
 	}
 	return s.err
+}
+
+// take gives message what response has.
+func (s localClientStream) take(message any, response proto.Message) {
+	if event, ok := response.(lentEvent); ok {
+		s.held, response = event.buffer, event.ExchangeResponse
+	}
+	move(message, response)
 }
 
 // move gives to what from has, sharing its bytes: nobody else has from.

@@ -1,13 +1,13 @@
 package exchange
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -15,15 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"probed/service/resolve"
-)
-
-const (
-	// MaxBufferSize is the most bytes of one chunk.
-	MaxBufferSize = 1 << 20
-	// A chunk whose size the caller left open has between these two.
-	minChunk, maxChunk = 4 << 10, 256 << 10
-	// messageChunk has room for the largest UDP datagram.
-	messageChunk = 64 << 10
 )
 
 // conn is an open connection, read in such a way that it holds a buffer only while there is something to read: of
@@ -48,14 +39,16 @@ type piece struct {
 	data     []byte
 	elapsed  time.Duration
 	datagram *Datagram // nil on streams
-	free     func()    // gives the buffer back; nil when data is the piece's own memory
+	buffer   *Buffer   // that data lies in, held for the piece; nil: memory of its own
 }
 
 // done says that nobody looks at the data any more.
-func (p *piece) done() {
-	if p.free != nil {
-		p.free()
-	}
+func (p *piece) done() { p.buffer.Release() }
+
+// lend gives the piece a buffer, and returns so many bytes of it.
+func (p *piece) lend(b *buffers, size int) []byte {
+	p.buffer = b.lend(size)
+	return p.buffer.data[:size]
 }
 
 func newConn(c net.Conn, target Target, buffers *buffers) *conn {
@@ -208,17 +201,14 @@ func (c *conn) allowed(most int, read func(most int) (piece, error)) (piece, err
 // readSecured is read under TLS. It holds a small buffer while it waits, since whether TLS has kept something back is
 // not to be known.
 func (c *conn) readSecured(size, most int) (piece, error) {
-	room := size
-	if room == 0 {
-		room = c.size
-	}
+	room := c.buffers.room(cmp.Or(size, c.size))
 	if most > 0 {
 		room = min(room, most)
 	}
-	buffer := c.buffers.get(room)
-	n, err := c.secured.Read((*buffer)[:room])
+	buffer := c.buffers.lend(room)
+	n, err := c.secured.Read(buffer.data[:room])
 	if n == 0 {
-		c.buffers.put(buffer)
+		buffer.Release()
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			c.unclean, err = c.wire.ended, io.EOF
 		}
@@ -228,7 +218,7 @@ func (c *conn) readSecured(size, most int) (piece, error) {
 		c.adapt(n)
 	}
 	// An error beside data comes again with the next read.
-	return piece{data: (*buffer)[:n], free: func() { c.buffers.put(buffer) }}, nil
+	return piece{data: buffer.data[:n], buffer: buffer}, nil
 }
 
 // readNow is read for what is there already, whatever the deadline; when there is nothing, the error is
@@ -256,32 +246,32 @@ func (c *conn) tryOnce(try func(fd uintptr) bool) error {
 }
 
 func (c *conn) readBy(run func(try func(fd uintptr) bool) error, size, most int) (piece, error) {
-	chosen := size
-	switch {
-	case size > 0:
-	case c.target.HasMessages():
-		chosen = messageChunk
-	default:
-		chosen = c.size
-	}
-	room := chosen
-	if most > 0 {
-		room = min(room, most)
+	messages := c.target.HasMessages()
+	room := func() int {
+		wanted := cmp.Or(size, c.size)
+		switch {
+		case !messages:
+			wanted = c.buffers.room(wanted)
+		case size == 0: // what does not fit is lost
+			wanted = messageChunk
+		}
+		if most > 0 {
+			wanted = min(wanted, most)
+		}
+		return wanted
 	}
 	var p piece
 	var n int
 	var err error
 	runErr := run(func(fd uintptr) bool {
-		buffer := c.buffers.get(room)
-		data := (*buffer)[:room]
-		p.free = func() { c.buffers.put(buffer) }
-		if c.target.HasMessages() {
+		data := p.lend(c.buffers, room())
+		if messages {
 			n, p.datagram, err = c.readMessage(int(fd), data)
 		} else {
 			n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), data) })
 		}
 		if err != nil {
-			p.free()
+			p.done()
 			return !errors.Is(err, unix.EAGAIN)
 		}
 		p.data = data[:n]
@@ -293,10 +283,10 @@ func (c *conn) readBy(run func(try func(fd uintptr) bool) error, size, most int)
 	case err != nil:
 		return piece{}, err
 	case n == 0 && !c.target.IsDatagram(): // an empty record of a unixpacket socket looks the same (recv(2))
-		p.free()
+		p.done()
 		return piece{}, io.EOF
 	}
-	if size == 0 && room == chosen {
+	if size == 0 && !messages && len(p.buffer.data) == c.size {
 		c.adapt(n)
 	}
 	return p, nil
@@ -347,25 +337,3 @@ func ignoringEINTR(f func() (int, error)) (int, error) {
 		}
 	}
 }
-
-// buffers lends buffers of the sizes 4 KiB, 8 KiB and so on up to MaxBufferSize. The zero value is ready.
-type buffers struct{ pools [9]sync.Pool }
-
-func (b *buffers) class(size int) int {
-	class := 0
-	for minChunk<<class < size {
-		class++
-	}
-	return class
-}
-
-func (b *buffers) get(size int) *[]byte {
-	class := b.class(size)
-	if buffer, ok := b.pools[class].Get().(*[]byte); ok {
-		return buffer
-	}
-	buffer := make([]byte, minChunk<<class)
-	return &buffer
-}
-
-func (b *buffers) put(buffer *[]byte) { b.pools[b.class(len(*buffer))].Put(buffer) }

@@ -66,7 +66,8 @@ type Sent struct {
 
 // Chunk is what one read returned, or, of a stream, what several did while a send was stuck.
 type Chunk struct {
-	Data     []byte        // valid until the call that hands it over returns
+	Data     []byte        // valid until the call that hands it over returns, and while Buffer is held
+	Buffer   *Buffer       // that Data lies in; nil: Data stays as it is
 	Offset   uint64        // bytes that came before
 	Elapsed  time.Duration // when it was read, which may be before the event that came before this one
 	Datagram *Datagram     // nil on streams

@@ -129,8 +129,8 @@ func (s *session) tell(w *window, n int) error {
 		p := w.held[0]
 		if room := n - w.told; len(p.data) > room {
 			w.held[0].data = p.data[room:]
-			// What is left of it goes on holding the buffer.
-			p.data, p.free = p.data[:room:room], nil
+			p.data = p.data[:room:room]
+			p.buffer.Hold() // for what is left of it
 		} else {
 			w.held = w.held[1:]
 		}

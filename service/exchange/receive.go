@@ -169,7 +169,7 @@ func (s *session) putBack(p *piece, n int) {
 		return
 	}
 	rest := piece{data: p.data[n:], elapsed: p.elapsed}
-	if p.free != nil {
+	if p.buffer != nil {
 		rest.data = bytes.Clone(rest.data)
 	}
 	s.pending = append([]piece{rest}, s.pending...)
@@ -187,7 +187,7 @@ func (s *session) chunk(p piece) error {
 		}
 	}
 	s.last = lastBytes(s.last, p.data, lastOfStep)
-	chunk := Chunk{Data: p.data, Offset: s.offset, Elapsed: p.elapsed, Datagram: p.datagram}
+	chunk := Chunk{Data: p.data, Buffer: p.buffer, Offset: s.offset, Elapsed: p.elapsed, Datagram: p.datagram}
 	if err := s.emit(chunk); err != nil {
 		return err
 	}

@@ -113,11 +113,7 @@ func (w writer) each(first *probev1.ExchangeResponse, stream eventStream, write 
 // lines writes each event as {"result": …} on a line of its own, and a failure of probed itself as {"error": …}.
 func (w writer) lines(first *probev1.ExchangeResponse, stream eventStream) {
 	err := w.each(first, stream, func(event *probev1.ExchangeResponse) error {
-		text, err := marshal.Marshal(event)
-		if err != nil {
-			return err
-		}
-		return w.write(`{"result":`, string(text), "}\n")
+		return w.event(`{"result":`, event, "}\n")
 	})
 	if err != nil {
 		_ = w.write(`{"error":`, statusText(err), "}\n")
@@ -127,11 +123,7 @@ func (w writer) lines(first *probev1.ExchangeResponse, stream eventStream) {
 // events writes server-sent events (the HTML standard, section 9.2): the kind of event as its type, and its JSON.
 func (w writer) events(first *probev1.ExchangeResponse, stream eventStream) {
 	err := w.each(first, stream, func(event *probev1.ExchangeResponse) error {
-		text, err := marshal.Marshal(event)
-		if err != nil {
-			return err
-		}
-		return w.write("event: ", kindOf(event), "\ndata: ", string(text), "\n\n")
+		return w.event("event: "+kindOf(event)+"\ndata: ", event, "\n\n")
 	})
 	if err != nil {
 		_ = w.write("event: error\ndata: ", statusText(err), "\n\n")
@@ -173,6 +165,17 @@ func (w writer) raw(first *probev1.ExchangeResponse, stream eventStream) {
 		_ = w.flush()
 		panic(http.ErrAbortHandler) // net/http's way to cut a body off
 	}
+}
+
+// event writes one between two texts.
+func (w writer) event(before string, event *probev1.ExchangeResponse, after string) error {
+	if err := w.write(before); err != nil {
+		return err
+	}
+	if err := writeEvent(w, event); err != nil {
+		return err
+	}
+	return w.write(after)
 }
 
 func (w writer) write(parts ...string) error {
