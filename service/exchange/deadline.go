@@ -11,7 +11,7 @@ func longAgo() time.Time { return time.Unix(1, 0) }
 
 // heldPatience is how long a connection stays open behind its exchange's end. Whoever uses it notices at once, but may be
 // handing an event to a caller that takes none, and the peer is not to be held by that.
-const heldPatience = 250 * time.Millisecond
+const heldPatience = 100 * time.Millisecond
 
 // wokenBy makes the end of ctx wake whatever waits on c, and soon after that close it, until the function that it returns is
 // called.
