@@ -61,6 +61,7 @@ type Probed struct {
 	exited  chan struct{}
 	code    int // once exited
 	before  footprint
+	scraper *http.Client // has one connection, which is in each footprint alike
 
 	mu       sync.Mutex
 	outcomes int // that its callers were told
@@ -93,6 +94,9 @@ func Start(t testing.TB, o Options) *Probed {
 		_ = p.command.Wait() // the code tells
 		p.code = p.command.ProcessState.ExitCode()
 	}()
+	transport := &http.Transport{DialContext: p.connect, MaxConnsPerHost: 1}
+	p.scraper = &http.Client{Transport: transport, Timeout: patience}
+	t.Cleanup(transport.CloseIdleConnections)
 	t.Cleanup(p.end)
 	p.await("it to be ready", func() bool {
 		select {
@@ -258,8 +262,7 @@ func (p *Probed) await(what string, f func() bool) {
 // Metrics are the lines of /metrics.
 func (p *Probed) Metrics() []string {
 	p.t.Helper()
-	client := http.Client{Transport: &http.Transport{DialContext: p.connect, DisableKeepAlives: true}, Timeout: patience}
-	response, err := client.Get("http://" + p.OpsAddress + "/metrics")
+	response, err := p.scraper.Get("http://" + p.OpsAddress + "/metrics")
 	if err != nil {
 		p.t.Fatal(err)
 	}
