@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"probed/service/dial"
@@ -167,10 +168,11 @@ type session struct {
 	start     time.Time
 	outcome   Outcome
 
-	released bool    // the policy has admitted an address
-	held     []Event // what happened before that
-	gone     bool    // the sink has failed
-	wronged  bool    // the caller broke the rules, and gets an error in place of an outcome
+	released bool        // the policy has admitted an address
+	held     []Event     // what happened before that
+	gone     bool        // the sink has failed
+	handing  atomic.Bool // an event to the sink
+	wronged  bool        // the caller broke the rules, and gets an error in place of an outcome
 
 	conn    *conn
 	groups  groups        // for the sends that follow
@@ -208,7 +210,7 @@ func (s *session) run(talk func(*session) *failure) *failure {
 
 // open is what comes between the connection and the first step.
 func (s *session) open() *failure {
-	defer wokenBy(s.ctx, s.conn.Conn)()
+	defer wokenBy(s.ctx, s.conn.Conn, &s.handing)()
 	s.opened = s.elapsed()
 	local, remote := s.conn.addresses()
 	s.outcome.Local, s.outcome.Remote = local, remote
@@ -226,7 +228,7 @@ func (s *session) open() *failure {
 
 // script carries out the steps of the request.
 func (s *session) script() *failure {
-	defer wokenBy(s.ctx, s.conn.Conn)()
+	defer wokenBy(s.ctx, s.conn.Conn, &s.handing)()
 	s.outcome.EndedBy = EndedByLastStep
 	for i, step := range s.request.Steps {
 		s.outcome.EndedBy = EndedByLastStep
@@ -364,7 +366,10 @@ func (s *session) emit(event Event) error {
 		s.held = append(s.held, event)
 		return nil
 	}
-	if err := s.sink(event); err != nil {
+	s.handing.Store(true)
+	err := s.sink(event)
+	s.handing.Store(false)
+	if err != nil {
 		s.gone = true
 		s.leave(err)
 		return errCallerGone

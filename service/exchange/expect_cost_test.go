@@ -27,7 +27,7 @@ func TestReferencesAreCheap(t *testing.T) {
 		if err := request.Validate(); err == nil {
 			trial{request: request}.run(t)
 		}
-		if took := time.Since(begin); took > 5*time.Second {
+		if took := time.Since(begin); took > 30*time.Second {
 			t.Errorf("%s: it took %v", name, took)
 		}
 	}

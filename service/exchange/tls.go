@@ -129,7 +129,7 @@ func (h *handshake) run(ctx context.Context, timeout time.Duration) error {
 	defer func() { h.took = time.Since(begin) }()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	defer wokenBy(ctx, h.wire.Conn)()
+	defer wokenBy(ctx, h.wire.Conn, nil)()
 	h.wire.ctx = ctx
 	defer func() { h.wire.ctx = nil }()
 	if err := h.conn.Handshake(); err != nil {

@@ -199,7 +199,7 @@ func TestCertificateProblems(t *testing.T) {
 	}{
 		{"expired", a.serving(t, expired, "127.0.0.1"), TLSExpired, []string{"the certificate expired on "}},
 		{"not yet", a.serving(t, func(c *x509.Certificate) {
-			c.NotBefore, c.NotAfter = time.Now().Add(time.Minute), time.Now().Add(time.Hour)
+			c.NotBefore, c.NotAfter = time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
 		}, "127.0.0.1"), TLSExpired, []string{"is valid from "}},
 		{"a name of others", a.serving(t, nil, "other.test", "::1"), TLSWrongName, []string{"is for other.test, ::1, not for 127.0.0.1"}},
 		{"expired, of an authority renewed since", a.serving(t, func(c *x509.Certificate) {
