@@ -1,11 +1,10 @@
 package endurance
 
 import (
+	"os"
 	"testing"
-
-	"go.uber.org/goleak"
 
 	"probed/internal/nettest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(nettest.InNamespace(m)) }
+func TestMain(m *testing.M) { os.Exit(nettest.CheckLeaks(nettest.InNamespace(m)).Run()) }

@@ -23,6 +23,7 @@ import (
 
 	probev1 "probed/gen/probe/v1"
 	"probed/internal/nettest"
+	"probed/internal/probetest"
 	"probed/service/guard"
 	"probed/service/policy"
 )
@@ -30,12 +31,14 @@ import (
 // auditLog is the log of a world. Its lines are read as they are written.
 type auditLog struct {
 	*guard.Audit
-	mu   sync.Mutex
-	text bytes.Buffer
-	fail atomic.Bool
+	mu       sync.Mutex
+	text     bytes.Buffer
+	fail     atomic.Bool
+	outcomes int // that callers were told
 }
 
-func newAuditLog(t *testing.T) *auditLog {
+// newAuditLog returns one that has to have one record a session in the end.
+func newAuditLog(t testing.TB) *auditLog {
 	t.Helper()
 	l := &auditLog{}
 	var err error
@@ -47,6 +50,7 @@ func newAuditLog(t *testing.T) *auditLog {
 		if err := l.Audit.Close(); err != nil {
 			t.Error(err)
 		}
+		probetest.CheckAudit(t, probetest.Records(t, l.text.Bytes()), l.outcomes)
 	})
 	return l
 }
@@ -131,7 +135,6 @@ func TestAuditRecords(t *testing.T) {
 	socket := nettest.Unix(t, "unix", nettest.Echo)
 	dns := knowingServer(t)
 	port := func(host string, p uint16) string { return fmt.Sprintf("%s:%d", host, p) }
-	log := newAuditLog(t)
 	var tally nettest.Tally
 	flag := make(chan struct{}, 100)
 	held := nettest.TCP(t, tally.Count(func(c net.Conn) {
@@ -147,7 +150,6 @@ func TestAuditRecords(t *testing.T) {
 			{Name: "socket", UnixPaths: []string{socket}, Verbs: policy.Connect | policy.Send},
 		}}}}
 		s.Policy = func() *policy.Policy { return rules }
-		s.Audit = log.Audit
 		s.Exchange.BytesReceived = 1000
 		s.Hooks.Decided = func(d policy.Decision) {
 			if d.Rule == policy.RuleDenyMetadata {
@@ -155,6 +157,7 @@ func TestAuditRecords(t *testing.T) {
 			}
 		}
 	})
+	log := w.audit
 	const (
 		connect  = "/probe.v1.ExchangeService/Connect"
 		exchange = "/probe.v1.ExchangeService/Exchange"
@@ -367,8 +370,8 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 	var tally nettest.Tally
 	peer := nettest.TCP(t, tally.Count(nettest.Echo)).String()
 	dns := knowingServer(t)
-	log := newAuditLog(t)
-	w := newWorld(t, withLimits(guard.Limits{SessionsPerCaller: 1}, "a"), func(s *settings) { s.Audit = log.Audit })
+	w := newWorld(t, withLimits(guard.Limits{SessionsPerCaller: 1}, "a"))
+	log := w.audit
 	requests := []proto.Message{
 		&probev1.ConnectRequest{Target: peer},
 		&probev1.ExchangeRequest{Target: peer},
@@ -410,10 +413,10 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 // Neither what is sent nor what comes back is in the log, nor a key or a token.
 func TestAuditHasNoSecrets(t *testing.T) {
 	t.Parallel()
-	log := newAuditLog(t)
 	var tally nettest.Tally
 	peer, secured := nettest.TCP(t, nettest.Echo), tlsSink(t, &tally)
-	w := newWorld(t, withLimits(guard.Limits{}, "a"), func(s *settings) { s.Audit = log.Audit })
+	w := newWorld(t, withLimits(guard.Limits{}, "a"))
+	log := w.audit
 	const secret = "the-secret"
 	certificate, key := selfSigned(t)
 	for _, c := range w.by("a") {

@@ -16,6 +16,7 @@ import (
 
 	probev1 "probed/gen/probe/v1"
 	"probed/internal/nettest"
+	"probed/internal/probetest"
 	"probed/service/policy"
 )
 
@@ -66,22 +67,6 @@ func hear(stream conversation) (all []*probev1.ExchangeResponse, err error) {
 	}
 }
 
-// ended is the last event, which is the only outcome, and the data of the chunks.
-func ended(t *testing.T, all []*probev1.ExchangeResponse) ([]byte, *probev1.Outcome) {
-	t.Helper()
-	var got []byte
-	for i, event := range all {
-		if (event.GetOutcome() != nil) != (i == len(all)-1) {
-			t.Fatalf("event %d of %d is %v", i+1, len(all), event)
-		}
-		got = append(got, event.GetChunk().GetData()...)
-	}
-	if len(all) == 0 {
-		t.Fatal("no events")
-	}
-	return got, all[len(all)-1].GetOutcome()
-}
-
 func TestConverse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -103,8 +88,9 @@ func TestConverse(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			target := nettest.TCP(t, tt.peer).String()
-			stream := converse(t.Context(), t, w, append([]*probev1.ConverseRequest{open(&probev1.Open{Target: target})}, tt.frames...)...)
+			var tally nettest.Tally
+			target := nettest.TCP(t, tally.Count(tt.peer)).String()
+			stream := converse(probetest.WithPeer(t.Context(), &tally), t, w, append([]*probev1.ConverseRequest{open(&probev1.Open{Target: target})}, tt.frames...)...)
 			if tt.end {
 				if err := stream.CloseSend(); err != nil {
 					t.Fatal(err)
@@ -114,8 +100,8 @@ func TestConverse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, o := ended(t, all)
-			if string(got) != tt.data || o.GetOk() != tt.ok || o.GetEndedBy() != tt.by || o.GetReason() != tt.reason || o.GetBytesSent() != tt.sent || o.GetVantage().GetHostname() != "here.test" {
+			got, o := received(t, all)
+			if string(got) != tt.data || o.GetOk() != tt.ok || o.GetEndedBy() != tt.by || o.GetReason() != tt.reason || o.GetBytesSent() != tt.sent {
 				t.Errorf("%q came: %v", got, o)
 			}
 		})
@@ -190,7 +176,7 @@ func TestConverseDrained(t *testing.T) {
 			w.service.Drain()
 		}
 	}
-	if _, o := ended(t, all); o.GetReason() != probev1.Reason_REASON_DRAINED {
+	if _, o := received(t, all); o.GetReason() != probev1.Reason_REASON_DRAINED {
 		t.Errorf("%v", o)
 	}
 }
@@ -204,7 +190,7 @@ func TestConverseIdle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, o := ended(t, all); !o.GetOk() || o.GetEndedBy() != probev1.EndedBy_ENDED_BY_IDLE {
+	if _, o := received(t, all); !o.GetOk() || o.GetEndedBy() != probev1.EndedBy_ENDED_BY_IDLE {
 		t.Errorf("%v", o)
 	}
 }
@@ -250,7 +236,8 @@ func TestConverseBothWays(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	const frames, size = 256, 64 << 10
-	stream := converse(t.Context(), t, w, open(&probev1.Open{Target: nettest.TCP(t, nettest.Echo).String()}))
+	var tally nettest.Tally
+	stream := converse(probetest.WithPeer(t.Context(), &tally), t, w, open(&probev1.Open{Target: nettest.TCP(t, tally.Count(nettest.Echo)).String()}))
 	block := nettest.Data(size)
 	failed := make(chan error, 1)
 	go func() {
@@ -266,7 +253,7 @@ func TestConverseBothWays(t *testing.T) {
 	if err := errors.Join(err, <-failed); err != nil {
 		t.Fatal(err)
 	}
-	got, o := ended(t, all)
+	got, o := received(t, all)
 	if !o.GetOk() || !bytes.Equal(got, bytes.Repeat(block, frames)) {
 		t.Errorf("%d bytes came: %v", len(got), o)
 	}

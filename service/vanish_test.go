@@ -197,7 +197,7 @@ func (v *vanishing) begin(t *testing.T, w *world, how string, request *probev1.E
 		}()
 		return cancel
 	case "gRPC connection":
-		conn, err := grpc.NewClient(w.conn.Target(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		conn, err := grpc.NewClient(w.conn.Target(), append(w.witness.GRPC(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -28,15 +27,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	probev1 "probed/gen/probe/v1"
+	"probed/internal/probetest"
 	"probed/service/gateway"
 	"probed/service/guard"
 	"probed/service/policy"
 )
-
-func TestMain(m *testing.M) {
-	// A server that closes a connection gives its client half a second to see that, and nobody can wait for it.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
-}
 
 // world is a whole service as probed runs it: a gRPC server and a gateway, both on loopback, and a client of each.
 type world struct {
@@ -45,8 +40,10 @@ type world struct {
 	conn    *grpc.ClientConn // over the network
 	local   *LocalConn       // within the process
 	rest    *restClient
+	witness *probetest.Witness // of conn and rest: every exchange of a test is held to the invariants
 	log     *logBuffer
-	files   string // the directory of the files below, which tests may change
+	audit   *auditLog // nil: the test has one of its own
+	files   string    // the directory of the files below, which tests may change
 }
 
 // settings is what a test may have otherwise.
@@ -60,8 +57,9 @@ type settings struct {
 // newWorld starts one. Its services are those of IANA alone, its names those of a hosts file, and it has no DNS.
 func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	t.Helper()
-	w := &world{log: &logBuffer{}, files: t.TempDir()}
+	w := &world{log: &logBuffer{}, audit: newAuditLog(t), witness: probetest.NewWitness(t), files: t.TempDir()}
 	s := settings{}
+	s.Audit = w.audit.Audit
 	s.Policy = func() *policy.Policy { return &policy.Policy{Loopback: true, Open: true} }
 	s.Names.ServicesFile = w.file("services")
 	s.Names.ProtocolsFile = w.file("protocols")
@@ -77,6 +75,9 @@ func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	w.write(t, "hosts", "127.0.0.1 here.test\n")
 	for _, change := range changes {
 		change(&s)
+	}
+	if s.Audit != w.audit.Audit {
+		w.audit = nil
 	}
 	links := ChainConfig{Logger: slog.New(slog.NewJSONHandler(w.log, nil)), Vantage: s.Vantage, Metrics: s.metrics, Policy: s.Policy, Limiter: s.Limiter}
 	if s.callers != nil {
@@ -107,15 +108,17 @@ func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	}
 	httpServer := &http.Server{Handler: rest, ReadHeaderTimeout: time.Minute}
 	serving.Go(func() { _ = httpServer.Serve(httpListener) })
-	w.conn, err = grpc.NewClient(grpcListener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	w.conn, err = grpc.NewClient(grpcListener.Addr().String(), append(w.witness.GRPC(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{}
-	w.rest = &restClient{"http://" + httpListener.Addr().String(), http.Client{Transport: transport}}
+	w.rest = &restClient{"http://" + httpListener.Addr().String(), http.Client{Transport: w.witness.HTTP(&http.Transport{})}}
 	t.Cleanup(func() {
+		if w.audit != nil {
+			w.audit.outcomes = w.witness.Outcomes()
+		}
 		_ = w.conn.Close()
-		transport.CloseIdleConnections()
+		w.rest.client.CloseIdleConnections()
 		_ = httpServer.Close()
 		_ = rest.Close()
 		w.server.Stop()
@@ -273,7 +276,13 @@ func (c *restClient) exchange(ctx context.Context, request *probev1.ExchangeRequ
 // events carries out an exchange and returns its events.
 func events(t *testing.T, c transport, request *probev1.ExchangeRequest) ([]*probev1.ExchangeResponse, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	return eventsOf(t.Context(), t, c, request)
+}
+
+// eventsOf is events with a context.
+func eventsOf(ctx context.Context, t *testing.T, c transport, request *probev1.ExchangeRequest) ([]*probev1.ExchangeResponse, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	var all []*probev1.ExchangeResponse
 	err := c.exchange(ctx, request, func(event *probev1.ExchangeResponse) { all = append(all, event) })

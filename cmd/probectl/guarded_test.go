@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"probed/internal/nettest"
+	"probed/internal/probetest"
 	"probed/service"
 	"probed/service/guard"
 	"probed/service/policy"
@@ -166,7 +167,7 @@ func newGuardedWorld(t *testing.T, echo netip.AddrPort) guardedWorld {
 		t.Fatal(err)
 	}
 	listen := func(transport credentials.TransportCredentials) string {
-		server := grpc.NewServer(chain.ServerOptions(grpc.Creds(transport), grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(64<<10))...)
+		server := grpc.NewServer(chain.ServerOptions(probetest.NewWitness(t).Server(), grpc.Creds(transport), grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(64<<10))...)
 		service.New(config).Register(server)
 		return serveOn(t, server)
 	}

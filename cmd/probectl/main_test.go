@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"probed/internal/nettest"
+	"probed/internal/probetest"
 	"probed/service"
 	"probed/service/names"
 	"probed/service/policy"
@@ -33,19 +34,7 @@ import (
 
 // TestMain makes probectl a command of the scripts, and of the tests that need it as a process.
 func TestMain(m *testing.M) {
-	testscript.Main(leakChecked{m}, map[string]func(){"probectl": probectl})
-}
-
-// leakChecked fails tests that leave goroutines behind.
-type leakChecked struct{ tests testscript.TestingM }
-
-func (m leakChecked) Run() int {
-	code := m.tests.Run()
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return code
+	testscript.Main(nettest.CheckLeaks(m), map[string]func(){"probectl": probectl})
 }
 
 // probectl is main, and fails if run leaves a goroutine behind. If a variable names a file, what the kernel knows of the
@@ -216,7 +205,7 @@ func listen(t *testing.T, config service.Config, vantage service.Vantage) string
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(chain.ServerOptions(grpc.WaitForHandlers(true),
+	server := grpc.NewServer(chain.ServerOptions(probetest.NewWitness(t).Server(), grpc.WaitForHandlers(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))...) // as probed has it
 	service.New(config).Register(server)
 	return serveOn(t, server)

@@ -18,6 +18,7 @@ import (
 
 	probev1 "probed/gen/probe/v1"
 	"probed/internal/nettest"
+	"probed/internal/probetest"
 )
 
 // auditLine is a line of the audit log.
@@ -60,18 +61,18 @@ func TestAuditLog(t *testing.T) {
 	echo := nettest.TCP(t, nettest.Echo).String()
 	for _, where := range []string{"file", "stdout"} {
 		s := newSecured(t)
-		path := s.path("audit.jsonl")
 		if where == "stdout" {
-			path = "-"
+			s.auditPath = "-"
 		}
 		policy := strings.ReplaceAll(securedPolicy, "127.0.0.0/8", "127.0.0.1/32")
-		s.put(t, map[string]string{"probed.yaml": s.config(policy) + "audit: {path: '" + path + "'}\n"})
+		s.put(t, map[string]string{"probed.yaml": s.config(policy)})
 		s.start(t)
+		s.audit = "" // it is looked at here
 		log := func() string {
 			if where == "stdout" {
 				return s.stdout.String()
 			}
-			text, err := os.ReadFile(path)
+			text, err := os.ReadFile(s.auditPath)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -185,6 +186,7 @@ func TestAuditLog(t *testing.T) {
 		}
 
 		eventually(t, where+": the log has every end", func() bool { return strings.Count(log(), "\n") >= 2*len(want) })
+		probetest.CheckAudit(t, probetest.Records(t, []byte(log())), s.witness.Outcomes())
 		begins := map[string]auditLine{}
 		var ends []auditLine
 		for _, line := range auditLines(t, log()) {
@@ -216,7 +218,7 @@ func TestAuditLog(t *testing.T) {
 			}
 		}
 		if where == "file" {
-			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			if info, err := os.Stat(s.auditPath); err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf("%v, %v: its mode", info.Mode(), err)
 			}
 			if s.stdout.String() != "" {
@@ -316,4 +318,13 @@ func TestAuditLogIsRotated(t *testing.T) {
 	if events["begin"] != 1 || events["end"] != 3 {
 		t.Errorf("the new file: %v", events)
 	}
+	var both []byte
+	for _, name := range []string{path + ".1", path} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, text...)
+	}
+	probetest.CheckAudit(t, probetest.Records(t, both), p.witness.Outcomes())
 }

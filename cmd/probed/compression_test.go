@@ -41,7 +41,7 @@ func TestNoCompression(t *testing.T) {
 	t.Parallel()
 	p := start(t)
 	var seen answers
-	conn, err := grpc.NewClient(p.addresses["grpc"], grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithStatsHandler(&seen))
+	conn, err := grpc.NewClient(p.addresses["grpc"], append(p.witness.GRPC(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithStatsHandler(&seen))...)
 	if err != nil {
 		t.Fatal(err)
 	}

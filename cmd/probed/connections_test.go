@@ -157,7 +157,7 @@ func TestMostStreams(t *testing.T) {
 	t.Parallel()
 	p := start(t, "--config="+file(t, "limits: {streams_per_connection: 2}\n"))
 	target, rest := greeter(t)
-	conn, err := grpc.NewClient(p.addresses["grpc"], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(p.addresses["grpc"], append(p.witness.GRPC(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)
 	}

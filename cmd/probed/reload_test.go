@@ -16,9 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	probev1 "probed/gen/probe/v1"
@@ -198,8 +196,7 @@ func startLoad(t *testing.T, s *secured, callers map[string]who) *load {
 	for _, name := range sorted(callers) {
 		caller := callers[name]
 		conn := s.connect(t, caller)
-		transport := &http.Transport{TLSClientConfig: s.tls(caller), DisableKeepAlives: true}
-		client := &http.Client{Transport: transport, Timeout: patience}
+		client := &http.Client{Transport: s.witness.HTTP(&http.Transport{TLSClientConfig: s.tls(caller), DisableKeepAlives: true}), Timeout: patience}
 		for _, call := range []func() string{
 			func() string {
 				_, err := probev1.NewExchangeServiceClient(conn).Connect(caller.as(ctx), &probev1.ConnectRequest{Target: "127.0.0.1:1"})
@@ -342,8 +339,8 @@ func TestChangesThatWait(t *testing.T) {
 	t.Parallel()
 	s := newSecured(t).start(t)
 	s.put(t, map[string]string{
-		"probed.yaml": strings.Replace(s.config(), "probed.test", "another.test", 1) +
-			"limits: {sessions: 7, sessions_per_caller: 7}\ndrain: {delay: 1s}\naudit: {path: audit.jsonl}\n",
+		"probed.yaml": strings.NewReplacer("probed.test", "another.test", s.auditPath, "audit.jsonl").Replace(s.config()) +
+			"limits: {sessions: 7, sessions_per_caller: 7}\ndrain: {delay: 1s}\n",
 		"tokens.yaml": tokensFile("all"),
 	})
 	s.reload(t, reloadsOK)
@@ -431,11 +428,8 @@ func TestChangesAreNoticed(t *testing.T) {
 	t.Parallel()
 	s := newSecured(t)
 	s.program = startWatching(t, s.path("probed.yaml"))
-	conn, err := grpc.NewClient(s.addresses["grpc"], grpc.WithTransportCredentials(credentials.NewTLS(s.tls(who{}))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
+	s.audit = s.auditPath
+	conn := s.connect(t, who{})
 	knows := func(name string) bool {
 		_, err := subjectByGRPC(token(name).as(t.Context()), conn)
 		return err == nil

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -18,26 +17,16 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"probed/internal/nettest"
+	"probed/internal/probetest"
 )
 
 // TestMain makes the program a command of the scripts in testdata, and looks for goroutines that were left behind.
 func TestMain(m *testing.M) {
-	testscript.Main(leakChecked{m}, map[string]func(){"probed": main})
-}
-
-type leakChecked struct{ *testing.M }
-
-func (m leakChecked) Run() int {
-	code := m.M.Run()
-	// A server that closes a connection gives its client half a second to see that, and nobody can wait for it.
-	if err := goleak.Find(goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait")); code == 0 && err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return code
+	testscript.Main(nettest.CheckLeaks(m), map[string]func(){"probed": main})
 }
 
 const patience = 20 * time.Second // for what should take a moment
@@ -53,6 +42,8 @@ type program struct {
 	stdout    *buffer
 	conn      *grpc.ClientConn
 	http      *http.Client
+	witness   *probetest.Witness // of the clients
+	audit     string             // file of the log; empty: there is none, or the test looks at it itself
 }
 
 // start runs probed on free ports of loopback, and returns when it is ready. What is given comes last, so it decides.
@@ -78,8 +69,9 @@ func startBy(t *testing.T, args []string, run func(p *program, args []string) in
 		exited:    make(chan struct{}),
 		stderr:    &buffer{},
 		stdout:    &buffer{},
-		http:      &http.Client{Transport: &http.Transport{}, Timeout: patience},
+		witness:   probetest.NewWitness(t),
 	}
+	p.http = &http.Client{Transport: p.witness.HTTP(&http.Transport{}), Timeout: patience}
 	args = append([]string{
 		"--grpc-listen=127.0.0.1:0", "--http-listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0", "--listen-file=" + p.readyFile,
 	}, args...)
@@ -99,7 +91,9 @@ func startBy(t *testing.T, args []string, run func(p *program, args []string) in
 			case <-p.exited:
 			}
 		}
-		p.wait(t)
+		if p.wait(t); p.audit != "" {
+			p.checkAudit(t)
+		}
 	})
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -120,7 +114,7 @@ func startBy(t *testing.T, args []string, run func(p *program, args []string) in
 	}
 	if address := p.addresses["grpc"]; address != "" {
 		var err error
-		if p.conn, err = grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+		if p.conn, err = grpc.NewClient(address, append(p.witness.GRPC(), grpc.WithTransportCredentials(insecure.NewCredentials()))...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -151,6 +145,16 @@ func (p *program) wait(t *testing.T) int {
 		t.Errorf("it does not end: %s", p.stderr)
 		return -1
 	}
+}
+
+// checkAudit asserts that there is one record a session, now that all have ended.
+func (p *program) checkAudit(t *testing.T) {
+	t.Helper()
+	text, err := os.ReadFile(p.audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	probetest.CheckAudit(t, probetest.Records(t, text), p.witness.Outcomes())
 }
 
 // url is that of a path on a listener.

@@ -42,6 +42,7 @@ type secured struct {
 	servers, clients *authority
 	issuer           *tokenIssuer
 	volumes          int
+	auditPath        string // of the log that every one keeps
 	*program
 }
 
@@ -67,6 +68,7 @@ policy:
 func newSecured(t *testing.T) *secured {
 	t.Helper()
 	s := &secured{dir: t.TempDir(), servers: newAuthority(t), clients: newAuthority(t), issuer: newTokenIssuer(t)}
+	s.auditPath = s.path("sessions.jsonl")
 	certificate, key := s.servers.issue(t, "probed", time.Now().Add(time.Hour))
 	s.put(t, map[string]string{
 		"tls.crt": certificate, "tls.key": key, "clients.crt": s.clients.pem(), "issuer.crt": s.issuer.pem(),
@@ -82,7 +84,8 @@ func (s *secured) config(more ...string) string {
 	const files = "tls: {certificate_file: tls.crt, key_file: tls.key, client_ca_file: clients.crt}"
 	text := "listeners:\n  grpc: {" + files + "}\n  http: {" + files + ", allowed_hosts: [probed.test]}\n" +
 		"auth:\n  certificates: {}\n  tokens_file: tokens.yaml\n" +
-		"  issuers: [{url: '" + s.issuer.URL + "', audience: probed, ca_file: issuer.crt}]\n"
+		"  issuers: [{url: '" + s.issuer.URL + "', audience: probed, ca_file: issuer.crt}]\n" +
+		"audit: {path: '" + s.auditPath + "'}\n"
 	if len(more) == 0 {
 		more = []string{securedPolicy}
 	}
@@ -93,6 +96,7 @@ func (s *secured) config(more ...string) string {
 func (s *secured) start(t *testing.T, args ...string) *secured {
 	t.Helper()
 	s.program = start(t, append([]string{"--config=" + s.path("probed.yaml")}, args...)...)
+	s.audit = s.auditPath
 	return s
 }
 
@@ -182,7 +186,7 @@ func (s *secured) tls(w who) *tls.Config {
 // connect is a connection for gRPC.
 func (s *secured) connect(t *testing.T, w who) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient(s.addresses["grpc"], grpc.WithTransportCredentials(credentials.NewTLS(s.tls(w))))
+	conn, err := grpc.NewClient(s.addresses["grpc"], append(s.witness.GRPC(), grpc.WithTransportCredentials(credentials.NewTLS(s.tls(w))))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,9 +205,9 @@ func (w who) as(ctx context.Context) context.Context {
 // client is one for REST. Its connections end with the test.
 func (s *secured) client(t *testing.T, w who) *http.Client {
 	t.Helper()
-	transport := &http.Transport{TLSClientConfig: s.tls(w)}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: patience}
+	client := &http.Client{Transport: s.witness.HTTP(&http.Transport{TLSClientConfig: s.tls(w)}), Timeout: patience}
+	t.Cleanup(client.CloseIdleConnections)
+	return client
 }
 
 // rest asks by REST, and returns the answer with its body.

@@ -22,7 +22,7 @@ type runner interface{ Run() int }
 // loopback interface that is up and nothing else, may make namespaces and links, drop packets, and listen on any port. Their
 // only name server is 127.0.0.1, where a test may be one. So nothing they do, however much of it, leaves the test.
 //
-//	func TestMain(m *testing.M) { goleak.VerifyTestMain(nettest.InNamespace(m)) }
+//	func TestMain(m *testing.M) { os.Exit(nettest.CheckLeaks(nettest.InNamespace(m)).Run()) }
 //
 // Where the machine lets nobody make a namespace, the tests fail and say so.
 func InNamespace(m runner) interface{ Run() int } { return namespaced{m} }

@@ -9,11 +9,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func dial(t *testing.T, network, address string) net.Conn {
 	t.Helper()
@@ -254,6 +250,38 @@ func TestCheckFDsFails(t *testing.T) {
 	if !r.failed {
 		t.Error("CheckFDs did not notice an open listener")
 	}
+}
+
+type tests func() int
+
+func (f tests) Run() int { return f() }
+
+func TestCheckLeaksFails(t *testing.T) {
+	if code := CheckLeaks(tests(func() int { return 0 })).Run(); code != 0 {
+		t.Errorf("exit code %d, and nothing is left behind", code)
+	}
+	if code := CheckLeaks(tests(func() int { return 3 })).Run(); code != 3 {
+		t.Errorf("exit code %d, want that of the tests", code)
+	}
+	var l net.Listener
+	if code := CheckLeaks(tests(func() (code int) {
+		var err error
+		if l, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		return 0
+	})).Run(); code != 1 {
+		t.Errorf("exit code %d with an open listener", code)
+	}
+	l.Close()
+	stop := make(chan struct{})
+	if code := CheckLeaks(tests(func() int {
+		go func() { <-stop }()
+		return 0
+	})).Run(); code != 1 {
+		t.Errorf("exit code %d with a goroutine", code)
+	}
+	close(stop)
 }
 
 // recorder is a testing.TB that notes failure in place of failing.

@@ -1,7 +1,7 @@
 package probetest
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"os"
 	"strings"
@@ -25,44 +25,41 @@ type Record struct {
 // Audit reads the log.
 func (p *Probed) Audit() []Record {
 	p.t.Helper()
-	return readAudit(p.t, p.audit)
+	text, err := os.ReadFile(p.audit)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return Records(p.t, text)
 }
 
-func readAudit(t testing.TB, path string) (records []Record) {
+// Records are the lines of an audit log, each of which is whole.
+func Records(t testing.TB, log []byte) (records []Record) {
 	t.Helper()
-	file, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
+	for line := range bytes.Lines(log) {
 		var record Record
-		if err := json.Unmarshal(lines.Bytes(), &record); err != nil {
-			t.Fatalf("a line of the audit log: %v: %q", err, lines.Text())
+		if err := json.Unmarshal(line, &record); err != nil || !bytes.HasSuffix(line, []byte("\n")) {
+			t.Fatalf("a line of the audit log: %v: %q", err, line)
 		}
 		records = append(records, record)
-	}
-	if err := lines.Err(); err != nil {
-		t.Fatal(err)
 	}
 	return records
 }
 
-// checkAudit asserts that there is one record a session: a begin and, behind it, an end.
-func (p *Probed) checkAudit() {
-	p.t.Helper()
+// CheckAudit asserts that there is one record a session, when all have ended: a begin and, behind it, an end. Of so many
+// exchanges, or more, an outcome was told.
+func CheckAudit(t testing.TB, records []Record, outcomes int) {
+	t.Helper()
 	open := make(map[string]bool)
 	exchanges := 0
-	for _, record := range p.Audit() {
+	for _, record := range records {
 		key := record.ID
 		switch ended, begun := open[key]; {
 		case record.Event == "begin" && begun:
-			p.t.Errorf("session %s begins twice in the audit log", key)
+			t.Errorf("session %s begins twice in the audit log", key)
 		case record.Event == "begin":
 			open[key] = false
 		case !begun || ended:
-			p.t.Errorf("session %s ends in the audit log, begun: %v, ended before: %v", key, begun, ended)
+			t.Errorf("session %s ends in the audit log, begun: %v, ended before: %v", key, begun, ended)
 		default:
 			open[key] = true
 			if strings.Contains(record.RPC, "ExchangeService") {
@@ -72,12 +69,10 @@ func (p *Probed) checkAudit() {
 	}
 	for key, ended := range open {
 		if !ended {
-			p.t.Errorf("session %s has no end in the audit log", key)
+			t.Errorf("session %s has no end in the audit log", key)
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if exchanges < p.outcomes {
-		p.t.Errorf("%d outcomes were told, and %d sessions are in the audit log", p.outcomes, exchanges)
+	if exchanges < outcomes {
+		t.Errorf("%d outcomes were told, and %d sessions are in the audit log", outcomes, exchanges)
 	}
 }

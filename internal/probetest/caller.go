@@ -46,6 +46,7 @@ func (c *GRPCCaller) Exchange(ctx context.Context, t testing.TB, request *probev
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Session{p: c.p, t: t, cancel: cancel}
+	s.Of(request)
 	stream, err := probev1.NewExchangeServiceClient(c.Conn).Exchange(ctx, request)
 	s.next = func() (*probev1.ExchangeResponse, error) {
 		if err != nil {
@@ -72,6 +73,7 @@ func (c *RESTCaller) Exchange(ctx context.Context, t testing.TB, request *probev
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Session{p: c.p, t: t, cancel: cancel}
+	s.Of(request)
 	response, err := c.post(ctx, request) //nolint:bodyclose // Session.Close does
 	if err != nil {
 		s.next = func() (*probev1.ExchangeResponse, error) { return nil, err }

@@ -245,7 +245,9 @@ func (p *Probed) end() {
 		}
 	}
 	if !p.options.Dies {
-		p.checkAudit()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		CheckAudit(p.t, p.Audit(), p.outcomes)
 	}
 }
 

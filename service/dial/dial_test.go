@@ -14,12 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"probed/internal/nettest"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // asked is a policy that notes what it is asked and answers err.
 type asked struct {

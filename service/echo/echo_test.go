@@ -13,12 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"probed/internal/nettest"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // counts is what a listener has counted.
 type counts struct{ opened, closed, bytes atomic.Int64 }

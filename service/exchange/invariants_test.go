@@ -12,13 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"probed/internal/nettest"
 	"probed/service/dial"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // trial is one exchange of a test. Every exchange in these tests goes through its run, which asserts what holds for all
 // of them, whatever happens.
@@ -50,6 +46,7 @@ type record struct {
 	dialled        []Reason
 	sent, received int
 	endOutcome     *Outcome
+	lender         *buffers // of the trial's own exchanger
 }
 
 func (x trial) run(t testing.TB) *record {
@@ -67,6 +64,7 @@ func (x trial) run(t testing.TB) *record {
 		config.Dial = r.watch(config.Dial)
 		config.Hooks = r.hooks()
 		exchanger = New(config)
+		r.lender = &exchanger.buffers
 	}
 	ctx := x.ctx
 	if ctx == nil {
@@ -181,6 +179,7 @@ func (r *record) check(t testing.TB) {
 	}
 	r.checkOutcome(check)
 	if r.exchanger == nil {
+		check(r.lender.out.Load() == 0, "%d bytes of buffers were not given back", r.lender.out.Load())
 		for _, c := range r.conns {
 			check(errors.Is(c.SetDeadline(time.Time{}), net.ErrClosed), "the connection to %s is open still", c.RemoteAddr())
 		}

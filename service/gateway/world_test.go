@@ -21,19 +21,14 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"probed/internal/probetest"
 	"probed/service"
 	"probed/service/policy"
 )
-
-func TestMain(m *testing.M) {
-	// A server that closes a connection gives its client half a second to see that, and nobody can wait for it.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
-}
 
 // world is a gateway in front of a whole service, served over HTTP on loopback.
 type world struct {
@@ -103,14 +98,13 @@ func newWorld(t *testing.T) *world {
 	httpServer := &http.Server{Handler: w.gateway, ReadHeaderTimeout: time.Minute}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = httpServer.Serve(listener) })
-	transport := &http.Transport{DisableCompression: true}
 	w.client = &http.Client{
-		Transport:     transport,
+		Transport:     probetest.NewWitness(t).HTTP(&http.Transport{DisableCompression: true}),
 		Timeout:       30 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	t.Cleanup(func() {
-		transport.CloseIdleConnections()
+		w.client.CloseIdleConnections()
 		_ = httpServer.Close()
 		_ = w.gateway.Close()
 		serving.Wait()

@@ -1,9 +1,10 @@
 package guard
 
 import (
+	"os"
 	"testing"
 
-	"go.uber.org/goleak"
+	"probed/internal/nettest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { os.Exit(nettest.CheckLeaks(m).Run()) }

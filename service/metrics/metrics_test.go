@@ -22,7 +22,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protodelim"
 
@@ -31,8 +30,6 @@ import (
 	"probed/service"
 	"probed/service/policy"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a whole service whose doings are counted.
 type world struct {

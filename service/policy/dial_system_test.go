@@ -11,13 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"probed/internal/nettest"
 	"probed/service/dial"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // Every vector, dialled for real: in a namespace to which every address is local,
 // a sink listens on every port that the vectors name. What is denied must not

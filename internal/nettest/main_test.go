@@ -1,0 +1,8 @@
+package nettest
+
+import (
+	"os"
+	"testing"
+)
+
+func TestMain(m *testing.M) { os.Exit(CheckLeaks(m).Run()) }
