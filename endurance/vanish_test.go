@@ -193,7 +193,7 @@ func byREST(t *testing.T, p *probetest.Probed, request *probev1.ExchangeRequest,
 
 // The ways in which callers go.
 var ways = []struct {
-	name string
+	name  string
 	leave func(t *testing.T, l *leaver) (gone time.Time)
 }{
 	{"cancel", func(_ *testing.T, l *leaver) time.Time {

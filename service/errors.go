@@ -149,10 +149,10 @@ func statusOf(err error) error {
 		reason := addressInfo.Code.String()
 		code, meaning := addressInfoCode(addressInfo.Code)
 		return newStatus(code, reason, reason+": "+meaning,
-			resolutionFailure(reason, addressInfo.Trace, addressInfo.Duration, addressInfoHint(addressInfo)))
+			shortTrace(resolutionFailure(reason, addressInfo.Trace, addressInfo.Duration, addressInfoHint(addressInfo))))
 	case errors.As(err, &lookup):
 		code, reason := lookupCode(lookup.Reason)
-		return newStatus(code, reason.String(), err.Error(), lookupFailure(lookup))
+		return newStatus(code, reason.String(), err.Error(), shortTrace(lookupFailure(lookup)))
 	case errors.Is(err, context.Canceled):
 		return newStatus(codes.Canceled, probev1.ErrorReason_ERROR_REASON_CANCELLED.String(), "the caller went away")
 	case errors.Is(err, context.DeadlineExceeded):
@@ -257,7 +257,7 @@ func validationStatus(err *protovalidate.ValidationError) error {
 }
 
 func fieldStatus(reason probev1.ErrorReason, message string, violations ...*errdetails.BadRequest_FieldViolation) error {
-	return newStatus(codes.InvalidArgument, reason.String(), message, &errdetails.BadRequest{FieldViolations: violations})
+	return newStatus(codes.InvalidArgument, reason.String(), message, &errdetails.BadRequest{FieldViolations: fewViolations(violations)})
 }
 
 // limitStatus is for a limit that is reached.
@@ -285,6 +285,7 @@ func newStatus(code codes.Code, reason, message string, details ...protoadapt.Me
 }
 
 func infoStatus(code codes.Code, message string, info *errdetails.ErrorInfo, details ...protoadapt.MessageV1) error {
+	message = shortened(message, mostMessage)
 	s, err := status.New(code, message).WithDetails(append([]protoadapt.MessageV1{info}, details...)...)
 	if err != nil { // a detail that does not marshal: the rest is still true
 		return status.Error(code, message)

@@ -147,7 +147,8 @@ type ResolutionFailure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The cause: an `ErrorReason`, or the C name of an `AddressInfoError`.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Every step that was taken.
+	// Every step that was taken. An error status has room for few: of many it has the first and the last ones, and between
+	// them one with nothing but an `error`, which says how many are left out.
 	Trace []*TraceStep `protobuf:"bytes,2,rep,name=trace,proto3" json:"trace,omitempty"`
 	// How long it took.
 	Duration *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
