@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"probed/internal/promise"
 	"probed/service/guard"
 )
 
@@ -56,43 +58,51 @@ func TestAuthMatrix(t *testing.T) {
 		}
 	}
 	everything := grants(guard.Member, guard.Resolve, guard.Connect)
+	const (
+		none, bad, expired, wrongAudience = "none", "bad", "expired", "wrong audience"
+		notAllowed, allowed               = "not allowed", "allowed"
+	)
+	kinds := []string{none, bad, expired, wrongAudience, notAllowed, allowed}
 	callers := map[string]struct {
+		kind string
 		who  who
 		want func(guard.Access) string
 	}{
-		"none":                    {who{}, always(unknownCaller)},
-		"malformed":               {who{authorization: "Basic YTpi"}, always(unknownCaller)},
-		"malformed, no token":     {who{authorization: "Bearer"}, always(unknownCaller)},
-		"unknown token":           {token("stranger"), always(unknownCaller)},
-		"expired token":           {token("late"), always(unknownCaller)},
-		"expired JWT":             {jwt("all", map[string]any{"exp": time.Now().Add(-time.Minute).Unix()}), always(unknownCaller)},
-		"not yet valid JWT":       {jwt("all", map[string]any{"nbf": time.Now().Add(time.Hour).Unix()}), always(unknownCaller)},
-		"JWT for somebody else":   {jwt("all", map[string]any{"aud": "another"}), always(unknownCaller)},
-		"JWT of another issuer":   {jwt("all", map[string]any{"iss": "https://issuer.invalid"}), always(unknownCaller)},
-		"JWT with a foreign key":  {bearer(foreignToken(t, s.issuer)), always(unknownCaller)},
-		"untrusted certificate":   {strangers.caller(t, "all", time.Now().Add(time.Hour)), always(noConnection)},
-		"expired certificate":     {s.clients.caller(t, "all", time.Now().Add(-time.Minute)), always(noConnection)},
-		"good and bad":            {who{"Bearer nonsense", s.clients.caller(t, "all", time.Now().Add(time.Hour)).certificate}, always(unknownCaller)},
-		"token without a role":    {token("nobody"), grants()},
-		"JWT without a role":      {jwt("nobody", nil), grants()},
-		"certificate, no role":    {s.clients.caller(t, "nobody", time.Now().Add(time.Hour)), grants()},
-		"subject of another way":  {s.clients.caller(t, "resolver", time.Now().Add(time.Hour)), grants()},
-		"resolve alone":           {token("resolver"), grants(guard.Member, guard.Resolve)},
-		"connect alone":           {token("connector"), grants(guard.Member, guard.Connect)},
-		"allowed by token":        {token("all"), everything},
-		"allowed by JWT":          {jwt("all", nil), everything},
-		"allowed by certificate":  {s.clients.caller(t, "all", time.Now().Add(time.Hour)), everything},
-		"token beside a stranger": {who{token("all").authorization, s.clients.caller(t, "nobody", time.Now().Add(time.Hour)).certificate}, everything},
+		"none":                    {none, who{}, always(unknownCaller)},
+		"malformed":               {bad, who{authorization: "Basic YTpi"}, always(unknownCaller)},
+		"malformed, no token":     {bad, who{authorization: "Bearer"}, always(unknownCaller)},
+		"unknown token":           {bad, token("stranger"), always(unknownCaller)},
+		"expired token":           {expired, token("late"), always(unknownCaller)},
+		"expired JWT":             {expired, jwt("all", map[string]any{"exp": time.Now().Add(-time.Minute).Unix()}), always(unknownCaller)},
+		"not yet valid JWT":       {bad, jwt("all", map[string]any{"nbf": time.Now().Add(time.Hour).Unix()}), always(unknownCaller)},
+		"JWT for somebody else":   {wrongAudience, jwt("all", map[string]any{"aud": "another"}), always(unknownCaller)},
+		"JWT of another issuer":   {bad, jwt("all", map[string]any{"iss": "https://issuer.invalid"}), always(unknownCaller)},
+		"JWT with a foreign key":  {bad, bearer(foreignToken(t, s.issuer)), always(unknownCaller)},
+		"untrusted certificate":   {bad, strangers.caller(t, "all", time.Now().Add(time.Hour)), always(noConnection)},
+		"expired certificate":     {expired, s.clients.caller(t, "all", time.Now().Add(-time.Minute)), always(noConnection)},
+		"good and bad":            {bad, who{"Bearer nonsense", s.clients.caller(t, "all", time.Now().Add(time.Hour)).certificate}, always(unknownCaller)},
+		"token without a role":    {notAllowed, token("nobody"), grants()},
+		"JWT without a role":      {notAllowed, jwt("nobody", nil), grants()},
+		"certificate, no role":    {notAllowed, s.clients.caller(t, "nobody", time.Now().Add(time.Hour)), grants()},
+		"subject of another way":  {notAllowed, s.clients.caller(t, "resolver", time.Now().Add(time.Hour)), grants()},
+		"resolve alone":           {notAllowed, token("resolver"), grants(guard.Member, guard.Resolve)},
+		"connect alone":           {notAllowed, token("connector"), grants(guard.Member, guard.Connect)},
+		"allowed by token":        {allowed, token("all"), everything},
+		"allowed by JWT":          {allowed, jwt("all", nil), everything},
+		"allowed by certificate":  {allowed, s.clients.caller(t, "all", time.Now().Add(time.Hour)), everything},
+		"token beside a stranger": {allowed, who{token("all").authorization, s.clients.caller(t, "nobody", time.Now().Add(time.Hour)).certificate}, everything},
 	}
 	methods := servedMethods(t, s)
-	cells := 0
+	type cell struct{ method, kind, caller, by string }
+	tried := map[cell]bool{}
 	for _, name := range sorted(callers) {
 		caller := callers[name]
 		conn, client := s.connect(t, caller.who), s.client(t, caller.who)
 		for _, method := range methods {
 			full := fullName(method)
 			want := caller.want(guard.AccessTo(full))
-			cells++
+			tried[cell{full, caller.kind, name, "gRPC"}] = true
+			tried[cell{full, caller.kind, name, "REST"}] = true
 			if got := outcomeByGRPC(t, conn, caller.who, method); got != want {
 				t.Errorf("%s: %s by gRPC: %s, want %s", name, full, got, want)
 			}
@@ -106,17 +116,49 @@ func TestAuthMatrix(t *testing.T) {
 				} else if err != nil || response.StatusCode != http.StatusNotFound {
 					t.Errorf("%s: %s by REST: %s, %v, want 404", name, full, text, err)
 				}
-				cells++
 			}
 			for _, binding := range bindings {
-				cells++
 				if got := s.outcomeByREST(t, client, caller.who, binding); got != want {
 					t.Errorf("%s: %s %s: %s, want %s", name, binding.method, binding.path, got, want)
 				}
 			}
 		}
 	}
-	t.Logf("%d callers, %d methods, %d cells", len(callers), len(methods), cells)
+	// All of them: each method that there is a description of, for each kind of caller, by both.
+	for _, method := range describedMethods() {
+		for name, caller := range callers {
+			for _, by := range []string{"gRPC", "REST"} {
+				if at := (cell{method, caller.kind, name, by}); !tried[at] {
+					t.Errorf("%+v was not tried", at)
+				}
+			}
+		}
+	}
+	for _, kind := range kinds {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(tried)), func(at cell) bool { return at.kind == kind }) {
+			t.Errorf("nobody is %q", kind)
+		}
+	}
+	if want := len(describedMethods()) * len(callers) * 2; len(tried) != want {
+		t.Errorf("%d cells were tried, there are %d", len(tried), want)
+	}
+	promise.MatrixIsClosed.Reached(t, "%d RPCs × %d callers of %d kinds × {gRPC, REST} = %d, each as it should be", len(methods), len(callers), len(kinds), len(tried))
+}
+
+// describedMethods are those that the program has descriptors of and that somebody may call, by their full names.
+func describedMethods() (names []string) {
+	protoregistry.GlobalFiles.RangeFiles(func(file protoreflect.FileDescriptor) bool {
+		for i := range file.Services().Len() {
+			methods := file.Services().Get(i).Methods()
+			for j := range methods.Len() {
+				if full := fullName(methods.Get(j)); file.Package() == "probe.v1" || guard.AccessTo(full) != guard.Denied {
+					names = append(names, full)
+				}
+			}
+		}
+		return true
+	})
+	return names
 }
 
 // foreignToken is right but for the key that it is signed with, which another issuer has under the same name.
