@@ -78,13 +78,13 @@ const (
 //
 // It may be used by many goroutines at once, and starts none.
 type Limiter struct {
-	now   func() time.Time
-	start time.Time
-	seed  maphash.Seed
+	limits Limits
+	now    func() time.Time
+	start  time.Time
+	seed   maphash.Seed
 
 	// One lock for all callers: what is done under it takes well below a microsecond.
 	mu       sync.Mutex
-	limits   Limits
 	calls    held
 	sessions held
 	callers  recency[string, dials]
@@ -92,8 +92,7 @@ type Limiter struct {
 
 // dials is what is remembered of one caller.
 type dials struct {
-	rate   int           // what bucket is set to
-	bucket *rate.Limiter // nil: there was no such limit yet
+	bucket *rate.Limiter // nil: there is no such limit
 	// Targets are known by a hash, so that the memory for one does not depend on what callers write. Its seed is random: no
 	// two targets can be made to be taken for one another.
 	targets recency[uint64, struct{}]
@@ -104,14 +103,6 @@ func NewLimiter(limits Limits) *Limiter { return newLimiter(limits, time.Now) }
 
 func newLimiter(limits Limits, now func() time.Time) *Limiter {
 	return &Limiter{now: now, start: now(), seed: maphash.MakeSeed(), limits: limits}
-}
-
-// SetLimits changes the limits. Sessions that are open stay so, even when they are more than the new limit. What callers
-// have dialled counts on.
-func (l *Limiter) SetLimits(limits Limits) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.limits = limits
 }
 
 // Session counts a session that caller opens, until release is called, which may be called more than once. The error is
@@ -218,14 +209,9 @@ func (l *Limiter) sweep(at time.Duration) {
 
 // take takes a dial from the bucket.
 func (d *dials) take(now time.Time, perSecond int) error {
-	switch {
-	case d.bucket == nil:
+	if d.bucket == nil {
 		d.bucket = rate.NewLimiter(rate.Limit(perSecond), perSecond)
-	case d.rate != perSecond:
-		d.bucket.SetLimitAt(now, rate.Limit(perSecond))
-		d.bucket.SetBurstAt(now, perSecond)
 	}
-	d.rate = perSecond
 	if d.bucket.AllowN(now, 1) {
 		return nil
 	}
@@ -238,7 +224,7 @@ func (d *dials) take(now time.Time, perSecond int) error {
 // there are never more than most.
 func (d *dials) admits(target uint64, at time.Duration, most int) error {
 	known := &d.targets
-	for known.size() > 0 && (at-known.oldest().at >= targetWindow || known.size() > most) {
+	for known.size() > 0 && at-known.oldest().at >= targetWindow {
 		known.remove(known.oldest())
 	}
 	if known.size() < most || known.has(target) {

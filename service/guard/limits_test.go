@@ -176,46 +176,18 @@ func TestRefusedDialsDoNotCount(t *testing.T) {
 	}
 }
 
-func TestSetLimits(t *testing.T) {
+// Nothing is bounded by what is not set.
+func TestUnlimited(t *testing.T) {
 	t.Parallel()
-	c := newClock()
-	l := newLimiter(Limits{Sessions: 2, DialsPerSecond: 10, TargetsPerMinute: 10}, c.read)
-	var releases []func()
-	for range 2 {
-		release, err := l.Session("a")
-		if err != nil {
-			t.Fatal(err)
-		}
-		releases = append(releases, release)
-	}
-	for i := range 10 {
-		if err := l.Dial("a", strconv.Itoa(i)); err != nil {
-			t.Fatal(err)
-		}
-		c.pass(time.Second)
-	}
-	l.SetLimits(Limits{Sessions: 1, DialsPerSecond: 2, TargetsPerMinute: 3})
-	releases[0]()
-	_, err := l.Session("a")
-	wantsLimit(t, err, LimitSessions, 1, time.Second)
-	releases[1]()
-	if _, err := l.Session("a"); err != nil {
-		t.Error(err)
-	}
-	// Of the ten targets the latest three are left: 7 was dialled three seconds ago.
-	wantsLimit(t, l.Dial("a", "x"), LimitTargetsPerMinute, 3, 57*time.Second+time.Millisecond)
-	for range 2 {
-		if err := l.Dial("a", "9"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	wantsLimit(t, l.Dial("a", "9"), LimitDialsPerSecond, 2, 501*time.Millisecond)
-	l.SetLimits(Limits{})
+	l := newLimiter(Limits{}, newClock().read)
 	for i := range 100 {
 		if err := l.Dial("a", strconv.Itoa(i)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := l.Session("a"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Call("a"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -374,11 +346,6 @@ func TestLimitsConcurrently(t *testing.T) {
 			}
 		})
 	}
-	wg.Go(func() {
-		for range 1000 {
-			l.SetLimits(Limits{Sessions: most, SessionsPerCaller: 3, DialsPerSecond: 500, TargetsPerMinute: 3})
-		}
-	})
 	wg.Wait()
 	if l.sessions.all != 0 || len(l.sessions.by) != 0 {
 		t.Errorf("%d sessions of %d callers are left", l.sessions.all, len(l.sessions.by))
