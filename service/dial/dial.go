@@ -26,6 +26,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -171,7 +172,17 @@ type Dialer struct {
 // given an address of its own, so that the peer can answer. Other systems than Linux,
 // and Linux without openat2(2), which came with 5.6, have no unix networks here:
 // errors.ErrUnsupported.
+//
+// A panic of the policy, or of Admitted, comes out of Dial, as a string with its stack.
 func (d *Dialer) Dial(ctx context.Context, r Request) (net.Conn, error) {
+	c, err := d.dial(ctx, r)
+	if fell, ok := errors.AsType[*panicError](err); ok {
+		panic(fell.Error())
+	}
+	return c, err
+}
+
+func (d *Dialer) dial(ctx context.Context, r Request) (net.Conn, error) {
 	switch r.Network {
 	case "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6":
 		return d.dialIP(ctx, r)
@@ -218,11 +229,25 @@ func (d *Dialer) ask(ctx context.Context, to Destination) error {
 	return nil
 }
 
+// panicError carries a panic through package net, which would not close the socket
+// for it.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("%v\n\n%s", e.value, e.stack) }
+
 // asker returns ask as the sockets of one request need it: it calls Admitted the
 // first time that the answer is yes.
 func (d *Dialer) asker(r Request) func(context.Context, Destination) error {
 	told := false
-	return func(ctx context.Context, to Destination) error {
+	return func(ctx context.Context, to Destination) (err error) {
+		defer func() {
+			if value := recover(); value != nil {
+				err = &panicError{value, debug.Stack()}
+			}
+		}()
 		if err := d.ask(ctx, to); err != nil {
 			return err
 		}
