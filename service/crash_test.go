@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	probev1 "probed/gen/probe/v1"
 	"probed/internal/nettest"
@@ -151,6 +152,35 @@ func TestCrashes(t *testing.T) {
 	talk()
 	if err := other.CloseSend(); err != nil {
 		t.Error(err)
+	}
+}
+
+// unspeakable is an answer that cannot be encoded, nor copied, without a panic.
+type unspeakable struct{ *probev1.LookupPortResponse }
+
+func (unspeakable) ProtoReflect() protoreflect.Message { panic("a bug at the answer") }
+
+// So does one at the answer itself, when the handler has returned.
+func TestCrashAtTheAnswer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(s *settings) {
+		s.register = func(r grpc.ServiceRegistrar) {
+			desc := probev1.NameService_ServiceDesc
+			desc.Methods = []grpc.MethodDesc{{MethodName: "LookupPort", Handler: func(server any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+				request := &probev1.LookupPortRequest{}
+				if err := decode(request); err != nil {
+					return nil, err
+				}
+				info := &grpc.UnaryServerInfo{Server: server, FullMethod: probev1.NameService_LookupPort_FullMethodName}
+				return interceptor(ctx, request, info, func(context.Context, any) (any, error) { return unspeakable{}, nil })
+			}}}
+			r.RegisterService(&desc, probev1.UnimplementedNameServiceServer{})
+		}
+	})
+	for _, c := range w.by("a") {
+		a := c.call(t.Context(), t, &probev1.LookupPortRequest{Port: 22})
+		id := checkInternal(t, a.err, metadata.Pairs(RequestIDHeader, a.id(), VantageHeader, first(a.header[VantageHeader])))
+		checkPanicLog(t, w, id, "a bug at the answer", "panic(")
 	}
 }
 

@@ -78,15 +78,24 @@ func (c *LocalConn) Invoke(ctx context.Context, method string, request, response
 		return err
 	}
 	defer end()
-	answer, err := called.desc.Handler(called.implementation, ctx, func(into any) error {
+	// The answer is copied behind the chain, where a panic is recovered from.
+	copying := func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		return c.links.Unary(ctx, request, info, func(ctx context.Context, request any) (any, error) {
+			answer, err := handler(ctx, request)
+			if err == nil {
+				proto.Merge(response.(proto.Message), answer.(proto.Message)) //nolint:forcetypeassert // as below
+			}
+			return answer, err
+		})
+	}
+	_, err = called.desc.Handler(called.implementation, ctx, func(into any) error {
 		proto.Merge(into.(proto.Message), request.(proto.Message)) //nolint:forcetypeassert // all are of generated code
 		return nil
-	}, c.links.Unary)
+	}, copying)
 	t.tell(options)
 	if err != nil {
 		return c.statusOf(ctx, err)
 	}
-	proto.Merge(response.(proto.Message), answer.(proto.Message)) //nolint:forcetypeassert // as above
 	return nil
 }
 

@@ -31,13 +31,14 @@ func (r beforeMessage) RegisterService(desc *grpc.ServiceDesc, implementation an
 			StreamName: method.MethodName,
 			Handler: func(server any, stream grpc.ServerStream) error {
 				info := &grpc.UnaryServerInfo{Server: server, FullMethod: fullMethod}
-				answer, err := r.chain.before.Unary(stream.Context(), nil, info, func(ctx context.Context, _ any) (any, error) {
-					return method.Handler(server, ctx, decoding{stream}.RecvMsg, r.chain.after.Unary)
+				_, err := r.chain.before.Unary(stream.Context(), nil, info, func(ctx context.Context, _ any) (any, error) {
+					answer, err := method.Handler(server, ctx, decoding{stream}.RecvMsg, r.chain.after.Unary)
+					if err != nil {
+						return nil, err
+					}
+					return answer, stream.SendMsg(answer) // in here, where a panic is recovered from
 				})
-				if err != nil {
-					return err
-				}
-				return stream.SendMsg(answer)
+				return err
 			},
 		})
 	}
