@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"buf.build/go/protovalidate"
-	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -173,7 +172,6 @@ func requestIDLink() Interceptors {
 	return withContext(func(ctx context.Context, _ string) (context.Context, error) {
 		id := fmt.Sprintf("%016x", rand.Uint64()) // names a line in a log; it guards nothing
 		ctx = context.WithValue(ctx, requestIDKey{}, id)
-		ctx = logging.InjectFields(ctx, logging.Fields{"request_id", id})
 		// The trailer has the id as well, for those who see nothing but how a stream ended.
 		header := metadata.Pairs(RequestIDHeader, id)
 		return ctx, statusOf(errors.Join(grpc.SetHeader(ctx, header), grpc.SetTrailer(ctx, header)))
@@ -219,7 +217,7 @@ func guardLinks(config ChainConfig) (identify, admit Interceptors) {
 		if !guard.Identified(ctx) { // by Enter
 			ctx = config.Authenticator().Identify(ctx)
 		}
-		return logging.InjectFields(ctx, logging.Fields{"subject", guard.CallerFrom(ctx).Subject, "remote", guard.RemoteFrom(ctx)}), nil
+		return ctx, nil
 	})
 	public := make(chan struct{}, mostPublic)
 	admit = around(func(ctx context.Context, fullMethod string) (context.Context, func(), error) {
@@ -262,22 +260,10 @@ func (config *ChainConfig) limited(err error) {
 	}
 }
 
-// loggingLink writes a line when a call has ended.
-func loggingLink(logger *slog.Logger) Interceptors {
-	log := logging.LoggerFunc(func(ctx context.Context, level logging.Level, message string, fields ...any) {
-		logger.Log(ctx, slog.Level(level), message, fields...)
-	})
-	options := []logging.Option{logging.WithLogOnEvents(logging.FinishCall)}
-	return Interceptors{
-		Unary:  logging.UnaryServerInterceptor(log, options...),
-		Stream: logging.StreamServerInterceptor(log, options...),
-	}
-}
-
 // recoveryLink turns a panic of a handler into INTERNAL.
 func recoveryLink(logger *slog.Logger) Interceptors {
 	option := recovery.WithRecoveryHandlerContext(func(ctx context.Context, value any) error {
-		logger.ErrorContext(ctx, "panic", append(logging.ExtractFields(ctx), "value", value, "stack", string(debug.Stack()))...)
+		logger.LogAttrs(ctx, slog.LevelError, "panic", append(who(ctx), slog.Any("value", value), slog.String("stack", string(debug.Stack())))...)
 		return statusOf(fmt.Errorf("panic: %v", value))
 	})
 	return Interceptors{

@@ -204,16 +204,18 @@ func TestLog(t *testing.T) {
 	}
 	_ = call(t, w, &probev1.LookupPortRequest{Port: 70000})
 
-	lines := w.log.lines(t, "finished call")
+	lines := w.log.lines(t, "call")
 	if len(lines) != 3 {
 		t.Fatalf("%d lines: %v", len(lines), lines)
 	}
-	for i, want := range []struct{ method, code string }{{"GetHostname", "Internal"}, {"Exchange", "OK"}, {"LookupPort", "InvalidArgument"}} {
-		if lines[i]["grpc.method"] != want.method || lines[i]["grpc.code"] != want.code || lines[i]["request_id"] == "" {
+	for i, want := range []struct{ method, code string }{
+		{"probe.v1.ResolverService/GetHostname", "INTERNAL"}, {"probe.v1.ExchangeService/Exchange", "OK"}, {"probe.v1.NameService/LookupPort", "INVALID_ARGUMENT"},
+	} {
+		if lines[i]["method"] != want.method || lines[i]["code"] != want.code || lines[i]["request_id"] == "" {
 			t.Errorf("%v, want %v", lines[i], want)
 		}
 	}
-	if cause, _ := lines[0]["grpc.error"].(string); lines[0]["request_id"] != failed || !strings.Contains(cause, "/etc/secret") {
+	if cause, _ := lines[0]["error"].(string); lines[0]["request_id"] != failed || !strings.Contains(cause, "/etc/secret") {
 		t.Errorf("%v", lines[0])
 	}
 	w.log.mu.Lock()

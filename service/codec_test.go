@@ -143,9 +143,9 @@ func TestBytesThatAreNoMessage(t *testing.T) {
 			}
 		}
 	}
-	lines := w.log.lines(t, "finished call")
+	lines := w.log.lines(t, "call")
 	for _, line := range lines {
-		if line["grpc.code"] != "InvalidArgument" {
+		if line["code"] != "INVALID_ARGUMENT" {
 			t.Errorf("%v", line)
 		}
 	}

@@ -112,8 +112,7 @@ func (s *exchangeServer) run(ctx context.Context, rpc, target string, request ex
 	if err := s.mayLookUpHost(ctx, request.Target.Host); err != nil {
 		return nil, statusOf(&deniedError{target: request.Target.String(), cause: err})
 	}
-	ctx, done := s.untilDrained(ctx)
-	defer done()
+	defer s.untilDrained(session)()
 	outcome, err = f(ctx)
 	if err != nil {
 		if _, ok := status.FromError(err); ok { // of a frame that the rules of the contract did not let through
@@ -124,17 +123,14 @@ func (s *exchangeServer) run(ctx context.Context, rpc, target string, request ex
 	return outcome, session.outcomeStatus(request, outcome)
 }
 
-// untilDrained returns a context that also ends with the drain, and what gives it back.
-func (s *exchangeServer) untilDrained(ctx context.Context) (drained context.Context, done func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(s.drained, func() { cancel(exchange.ErrDrained) })
+// untilDrained lets the drain end a session too, until it is called off.
+func (s *exchangeServer) untilDrained(x *session) (callOff func() bool) {
+	end := func() { x.revoke(exchange.ErrDrained) }
+	callOff = context.AfterFunc(s.drained, end)
 	if s.drained.Err() != nil { // AfterFunc takes a moment, in which a quick exchange is over
-		cancel(exchange.ErrDrained)
+		end()
 	}
-	return ctx, func() {
-		stop()
-		cancel(nil)
-	}
+	return callOff
 }
 
 // outcomeStatus is the status that stands for an outcome which callers do not get to see; nil for all others.
