@@ -177,7 +177,7 @@ func (f dnsFault) waits() bool { return f.outcome == probev1.Reason_REASON_DNS_T
 
 // lookUp looks the name up, and holds what it is told against the fault.
 func lookUp(t *testing.T, caller probetest.Caller, f dnsFault, name, _ string) error {
-	answer, err := caller.(probetest.Resolver).LookupHost(t.Context(), name)
+	answer, err := caller.LookupHost(t.Context(), name)
 	if f.code == codes.OK {
 		if err != nil {
 			return err

@@ -17,12 +17,18 @@ import (
 	probev1 "probed/gen/probe/v1"
 )
 
-// Caller asks for exchanges, by gRPC or by REST.
+// Caller asks for exchanges, connections and lookups, by gRPC or by REST.
 type Caller interface {
 	// String is which of the two.
 	String() string
 	// Exchange begins one. It is the first event that says whether it was let.
 	Exchange(ctx context.Context, t testing.TB, request *probev1.ExchangeRequest) *Session
+
+	// The error of these is a status.
+
+	LookupHost(ctx context.Context, host string) (*probev1.LookupHostResponse, error)
+	QueryDNS(ctx context.Context, request *probev1.QueryDNSRequest) (*probev1.QueryDNSResponse, error)
+	Connect(ctx context.Context, request *probev1.ConnectRequest) (*probev1.Outcome, error)
 }
 
 // Callers are one by gRPC and one by REST.

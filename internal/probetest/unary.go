@@ -13,13 +13,6 @@ import (
 	probev1 "probed/gen/probe/v1"
 )
 
-// Resolver asks what the DNS says. Every Caller is one. The error is a status.
-type Resolver interface {
-	LookupHost(ctx context.Context, host string) (*probev1.LookupHostResponse, error)
-	// QueryDNS may name the server to ask.
-	QueryDNS(ctx context.Context, request *probev1.QueryDNSRequest) (*probev1.QueryDNSResponse, error)
-}
-
 // LookupHost asks for the addresses of a name, with the steps.
 func (c *GRPCCaller) LookupHost(ctx context.Context, host string) (*probev1.LookupHostResponse, error) {
 	return probev1.NewResolverServiceClient(c.Conn).LookupHost(ctx, &probev1.LookupHostRequest{Host: host, Trace: true})
@@ -28,6 +21,12 @@ func (c *GRPCCaller) LookupHost(ctx context.Context, host string) (*probev1.Look
 // QueryDNS asks one question.
 func (c *GRPCCaller) QueryDNS(ctx context.Context, request *probev1.QueryDNSRequest) (*probev1.QueryDNSResponse, error) {
 	return probev1.NewResolverServiceClient(c.Conn).QueryDNS(ctx, request)
+}
+
+// Connect asks for a connection.
+func (c *GRPCCaller) Connect(ctx context.Context, request *probev1.ConnectRequest) (*probev1.Outcome, error) {
+	response, err := probev1.NewExchangeServiceClient(c.Conn).Connect(ctx, request)
+	return response.GetOutcome(), err
 }
 
 // LookupHost asks for the addresses of a name, with the steps.
@@ -40,6 +39,13 @@ func (c *RESTCaller) LookupHost(ctx context.Context, host string) (*probev1.Look
 func (c *RESTCaller) QueryDNS(ctx context.Context, request *probev1.QueryDNSRequest) (*probev1.QueryDNSResponse, error) {
 	response := &probev1.QueryDNSResponse{}
 	return response, c.call(ctx, http.MethodPost, "/v1/dns", request, response)
+}
+
+// Connect asks for a connection.
+func (c *RESTCaller) Connect(ctx context.Context, request *probev1.ConnectRequest) (*probev1.Outcome, error) {
+	response := &probev1.ConnectResponse{}
+	err := c.call(ctx, http.MethodPost, "/v1/connect", request, response)
+	return response.GetOutcome(), err
 }
 
 // call is one unary call. Without a request there is no body.
