@@ -173,7 +173,7 @@ func (s *resolverServer) ask(ctx context.Context, query resolve.Query) (answer *
 		return nil, err
 	}
 	defer func() { session.end(session.queried(answer, statusOf(err))) }()
-	if err := s.mayLookUpHost(ctx, resolve.ServerName(query.Server)); err != nil {
+	if err := s.mayLookUpHost(ctx, resolve.ServerHost(query.Server)); err != nil {
 		return nil, err
 	}
 	if err := s.mayLookUpName(ctx, name); err != nil {
@@ -205,7 +205,7 @@ func (s *resolverServer) query(request *probev1.QueryDNSRequest) (resolve.Query,
 		Server: request.GetServer(),
 		Dial: func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
 			conn, err := s.dialer.Dial(ctx, dial.Request{
-				Network: network, Address: server, Host: resolve.ASCII(resolve.ServerName(request.GetServer())), Send: true,
+				Network: network, Address: server, Host: resolve.ASCII(resolve.ServerHost(request.GetServer())), Send: true,
 			})
 			if err != nil {
 				return nil, err

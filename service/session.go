@@ -26,7 +26,7 @@ import (
 // that caller, and there is one record of it in the audit log.
 type session struct {
 	begin   time.Time
-	record  *guard.Session // nil: no audit log is kept
+	record  *guard.Session
 	release func()
 
 	// What it takes to hold it against the rules of later, see Recheck.
@@ -67,15 +67,13 @@ func (s *Service) session(ctx context.Context, rpc, target string) (context.Cont
 		}
 		x.release = release
 	}
-	if s.audit != nil {
-		record, err := s.audit.Begin(ctx, guard.Record{
-			ID: requestID(ctx), Subject: subjectOf(ctx), RPC: rpc, Target: target, Remote: guard.RemoteFrom(ctx),
-		})
-		if err != nil {
-			x.release()
-			return ctx, nil, err
-		}
-		x.record = record
+	var err error
+	x.record, err = s.audit.Begin(ctx, guard.Record{
+		ID: requestID(ctx), Subject: subjectOf(ctx), RPC: rpc, Target: target, Remote: guard.RemoteFrom(ctx),
+	})
+	if err != nil {
+		x.release()
+		return ctx, nil, err
 	}
 	x.ctx, x.revoke = context.WithCancelCause(context.WithValue(ctx, sessionKey{}, x))
 	s.open.add(x)
@@ -91,9 +89,6 @@ func (s *Service) session(ctx context.Context, rpc, target string) (context.Cont
 // end closes the record with what came of the session, and gives back its place. It fills in which rule decided.
 func (x *session) end(result guard.Result) {
 	defer x.release()
-	if x.record == nil {
-		return
-	}
 	x.mu.Lock()
 	var rules []string
 	for address := range strings.SplitSeq(result.Address, addressSeparator) {

@@ -117,7 +117,7 @@ func (s *server) retire(before *rules) {
 		return
 	}
 	s.retired.Go(func() {
-		wait(s.life, issuerTimeout)
+		wait(s.running, issuerTimeout)
 		before.authenticator.Close()
 	})
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -74,8 +75,8 @@ type server struct {
 	ready     atomic.Bool // whether new calls are welcome
 
 	watched watched         // the files of the configuration, as it was read last; watch's alone
-	life    context.Context // ends with close
-	die     context.CancelFunc
+	running context.Context // ends with close
+	stop    context.CancelFunc
 	retired sync.WaitGroup // of what a reload has put out of force, until it is closed
 }
 
@@ -137,13 +138,13 @@ func newServer(o options, c *config, log *slog.Logger, l *listeners, counts *met
 		options: o, begun: c, watched: c.watched, limits: limitsOf(c.limits, l.reachable > 0),
 		log: log, counts: counts, listeners: l, health: newHealthService(),
 	}
-	s.life, s.die = context.WithCancel(context.Background())
+	s.running, s.stop = context.WithCancel(context.Background())
 	return s
 }
 
 // close ends what tells callers apart.
 func (s *server) close() {
-	s.die()
+	s.stop()
 	s.retired.Wait()
 	s.rules.Load().authenticator.Close()
 }
@@ -250,10 +251,11 @@ func (s *server) grpcOptions() []grpc.ServerOption {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionIdle: idleConnection, MaxConnectionAge: oldConnection}),
 		grpc.WaitForHandlers(true), // so that nothing of a call is left when Stop returns
 	}
+	security := insecure.NewCredentials()
 	if s.begun.grpc.tls != nil {
-		options = append(options, grpc.Creds(credentials.NewTLS(s.grpcTLS.config())))
+		security = credentials.NewTLS(s.grpcTLS.config())
 	}
-	return options
+	return append(options, grpc.Creds(pacing{security}))
 }
 
 // credentialsOf is the context of the calls that are made for a REST request: what there is to show who sent it goes along

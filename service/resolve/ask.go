@@ -145,9 +145,9 @@ func (a *ask) chosenServers() error {
 	return nil
 }
 
-// ServerName is the name in Query.Server, which is looked up before the server
+// ServerHost is the host name in Query.Server, which is looked up before the server
 // can be asked; empty when it is an address, and when it cannot be read.
-func ServerName(server string) string {
+func ServerHost(server string) string {
 	host, _, err := splitServer(server, 0)
 	if err != nil || IsLiteral(host) {
 		return ""
