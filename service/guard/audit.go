@@ -1,9 +1,7 @@
 package guard
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,9 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
-	"unicode/utf16"
-	"unicode/utf8"
 )
 
 // Record is what is known of a session before it begins.
@@ -41,6 +36,7 @@ type Result struct {
 type AuditError struct{ Err error }
 
 func (e *AuditError) Error() string { return "the audit log cannot be written: " + e.Err.Error() }
+
 func (e *AuditError) Unwrap() error { return e.Err }
 
 var (
@@ -53,10 +49,6 @@ const (
 	auditPatience = 2 * time.Second
 	// auditRetry is how often ends that could not be written are tried again while no session begins.
 	auditRetry = time.Second
-	// auditBatch is about the most bytes that are written at once.
-	auditBatch = 64 << 10
-	// What is longer of a target, and of each other string, is cut.
-	auditTarget, auditString = 4 << 10, 1 << 10
 )
 
 // AuditConfig is where an Audit writes.
@@ -99,19 +91,6 @@ type Audit struct {
 	busy    time.Time    // since when the writer waits for the stream; zero: it does not
 	reopens []chan error // who waits for Reopen
 	closed  bool
-}
-
-// auditLine is a line to be written.
-type auditLine struct {
-	text  []byte
-	begin *beginning // nil: an end, which nobody waits for
-}
-
-type beginning struct {
-	session   *Session
-	written   chan error // gets one value
-	tries     int        // to write, when it was queued
-	abandoned *Result    // under mu: nobody waits for it any more, and with this it has ended
 }
 
 // NewAudit opens the stream and starts the goroutine that writes to it. [Audit.Close] ends it.
@@ -284,256 +263,3 @@ func (a *Audit) poke() {
 	default:
 	}
 }
-
-// run is the writer.
-func (a *Audit) run() {
-	defer close(a.done)
-	defer a.closeStream()
-	for {
-		var retry <-chan time.Time
-		if a.failed {
-			retry = time.After(a.config.retry)
-		}
-		select {
-		case <-a.wake:
-		case <-retry:
-		}
-		a.mu.Lock()
-		closed := a.closed // asked before: what was queued until then is written below
-		a.mu.Unlock()
-		a.reopen()
-		for a.write() {
-		}
-		if closed {
-			return
-		}
-	}
-}
-
-// reopen opens the stream anew for who has asked for it.
-func (a *Audit) reopen() {
-	a.mu.Lock()
-	waiting := a.reopens
-	a.reopens = nil
-	a.mu.Unlock()
-	if len(waiting) == 0 {
-		return
-	}
-	err := a.openAnew()
-	for _, reopened := range waiting {
-		reopened <- err
-	}
-}
-
-// openAnew replaces the stream, if a new one can be had.
-func (a *Audit) openAnew() error {
-	a.mu.Lock()
-	a.busy = time.Now()
-	a.mu.Unlock()
-	stream, err := a.config.Open()
-	a.mu.Lock()
-	a.busy = time.Time{}
-	unused := a.stream
-	switch {
-	case err != nil:
-		unused = nil
-	case a.stream == nil: // closed meanwhile
-		unused, err = stream, errAuditClosed
-	default:
-		a.stream = stream
-	}
-	a.mu.Unlock()
-	if unused != nil { // not under the lock: closing may take long
-		unused.Close()
-	}
-	return err
-}
-
-func (a *Audit) closeStream() {
-	a.mu.Lock()
-	stream := a.stream
-	a.stream = nil
-	a.mu.Unlock()
-	if stream != nil {
-		stream.Close()
-	}
-}
-
-// write writes some of what is queued; false: nothing is, or it could not be written.
-func (a *Audit) write() bool {
-	a.mu.Lock()
-	batch := a.batch()
-	a.tries++
-	a.mu.Unlock()
-	if len(batch) == 0 {
-		return false
-	}
-	if a.failed {
-		// What has failed may work again in a new stream, such as a pipe with a new reader. If there is none to be had, the
-		// old one is tried.
-		_ = a.openAnew()
-	}
-	a.mu.Lock()
-	batch = slices.DeleteFunc(batch, func(l *auditLine) bool { return l.begin != nil && l.begin.abandoned != nil })
-	stream := a.stream
-	if len(batch) > 0 {
-		a.busy = time.Now()
-	}
-	a.mu.Unlock()
-	if len(batch) == 0 { // all were given up meanwhile
-		return true
-	}
-	var text []byte
-	if a.torn {
-		text = append(text, '\n')
-	}
-	skipped := len(text)
-	for _, line := range batch {
-		text = append(text, line.text...)
-	}
-	n, err := 0, errAuditClosed
-	if stream != nil {
-		n, err = stream.Write(text)
-	}
-	if n = min(max(n, 0), len(text)); n < len(text) && err == nil {
-		err = io.ErrShortWrite
-	}
-	if n > 0 {
-		a.torn = text[n-1] != '\n'
-	}
-	a.failed = err != nil
-	a.settle(batch, n-skipped, err)
-	a.config.OnWrite(err)
-	return err == nil
-}
-
-// batch takes lines off the queue, as many as are to be written at once.
-func (a *Audit) batch() []*auditLine {
-	n, size := 0, 0
-	for n < len(a.queue) && size < auditBatch {
-		size += len(a.queue[n].text)
-		n++
-	}
-	batch := a.queue[:n:n]
-	if a.queue = a.queue[n:]; len(a.queue) == 0 {
-		a.queue = nil
-	}
-	return batch
-}
-
-// settle tells who waits for a line of the batch, of which n bytes are written, what became of it. Ends that are not
-// written go back into the queue.
-func (a *Audit) settle(batch []*auditLine, n int, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.busy = time.Time{}
-	var again []*auditLine
-	for _, line := range batch {
-		n -= len(line.text)
-		// All but the newline is a whole line too: the newline will come before whatever comes next.
-		written := n >= -1
-		switch {
-		case line.begin == nil && !written:
-			again = append(again, line)
-		case line.begin == nil:
-		case line.begin.abandoned != nil && written:
-			a.queue = append(a.queue, &auditLine{text: endLine(time.Now(), line.begin.session.record, *line.begin.abandoned)})
-		case written:
-			line.begin.written <- nil
-		default:
-			line.begin.written <- err
-		}
-	}
-	if err == nil {
-		return
-	}
-	// Whoever stood behind would wait for the same. Who came later is tried.
-	for _, line := range a.queue {
-		if line.begin == nil || line.begin.tries == a.tries {
-			again = append(again, line)
-		} else {
-			line.begin.written <- err
-		}
-	}
-	a.queue = again
-}
-
-// What a line holds.
-type (
-	auditHead struct {
-		Time  time.Time `json:"time"`
-		Event string    `json:"event"`
-		Record
-	}
-	auditTail struct {
-		auditHead
-		Address       string  `json:"address"`
-		Rule          string  `json:"rule"`
-		OK            bool    `json:"ok"`
-		Reason        string  `json:"reason"`
-		Code          string  `json:"code"`
-		BytesSent     int64   `json:"bytesSent"`
-		BytesReceived int64   `json:"bytesReceived"`
-		Duration      float64 `json:"durationSeconds"`
-	}
-)
-
-func beginLine(now time.Time, record Record) []byte {
-	return jsonLine(auditHead{now.UTC(), "begin", record})
-}
-
-func endLine(now time.Time, record Record, r Result) []byte {
-	return jsonLine(auditTail{
-		auditHead: auditHead{now.UTC(), "end", record},
-		Address:   bounded(r.Address, auditString), Rule: bounded(r.Rule, auditString),
-		OK: r.OK, Reason: bounded(r.Reason, auditString), Code: bounded(r.Code, auditString),
-		BytesSent: r.BytesSent, BytesReceived: r.BytesReceived, Duration: r.Duration.Seconds(),
-	})
-}
-
-func (r Record) bounded() Record {
-	return Record{
-		ID: bounded(r.ID, auditString), Subject: bounded(r.Subject, auditString), RPC: bounded(r.RPC, auditString),
-		Target: bounded(r.Target, auditTarget), Remote: bounded(r.Remote, auditString),
-	}
-}
-
-// bounded cuts a string that is too long, and says so in its place.
-func bounded(s string, most int) string {
-	if len(s) <= most {
-		return s
-	}
-	end := most
-	for end > most-utf8.UTFMax && !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return fmt.Sprintf("%s… (cut, %d bytes in all)", s[:end], len(s))
-}
-
-// jsonLine is a value as a line of JSON. The library escapes the control characters of ASCII and replaces what is no
-// UTF-8; what else can drive a terminal or hide from its reader is escaped here: the other control characters and the
-// invisible ones, which turn the direction of text for instance.
-func jsonLine(value any) []byte {
-	line, err := json.Marshal(value)
-	if err != nil { // of strings and numbers it cannot be
-		line = []byte("{}")
-	}
-	clean := bytes.IndexFunc(line, isHidden)
-	if clean < 0 {
-		return append(line, '\n')
-	}
-	escaped := line[:clean:clean]
-	for _, r := range string(line[clean:]) {
-		switch high, low := utf16.EncodeRune(r); {
-		case !isHidden(r):
-			escaped = utf8.AppendRune(escaped, r)
-		case high != unicode.ReplacementChar:
-			escaped = fmt.Appendf(escaped, `\u%04x\u%04x`, high, low)
-		default:
-			escaped = fmt.Appendf(escaped, `\u%04x`, r)
-		}
-	}
-	return append(escaped, '\n')
-}
-
-func isHidden(r rune) bool { return r >= 0x7f && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) }
