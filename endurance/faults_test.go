@@ -127,7 +127,7 @@ func faults() []*fault {
 
 // What a network or a peer does in the middle of an exchange is told for what it is, each time, and in time.
 func TestMidStreamFaults(t *testing.T) {
-	const atOnce = 20
+	const many = 20 // at once
 	runs := promise.Times(10, 200)
 	world := newRouted(t)
 	// Small buffers, so that a send waits for the peer.
@@ -145,22 +145,13 @@ func TestMidStreamFaults(t *testing.T) {
 	}
 
 	var late longest // that a deadline was overrun by
-	jobs := make(chan func())
-	var running sync.WaitGroup
-	for range atOnce {
-		running.Go(func() {
-			for job := range jobs {
-				job()
-			}
-		})
-	}
+	jobs, wait := atOnce(many)
 	for i := range runs {
 		for _, f := range all {
 			jobs <- func() { f.run(t, callers[i%2], farAddresses[i/2%2], &late) }
 		}
 	}
-	close(jobs)
-	running.Wait()
+	wait()
 
 	lost := int64(0)
 	for _, f := range all {
@@ -176,7 +167,7 @@ func TestMidStreamFaults(t *testing.T) {
 		}
 	}
 	promise.MidStreamFaults.Reached(t, "%d faults × %d, %d at once, IPv4 and IPv6, gRPC and REST; at most %v late; of those with packets lost %d did not end well in time",
-		len(all), runs, atOnce, &late, lost)
+		len(all), runs, many, &late, lost)
 }
 
 // add makes the fault happen.
@@ -264,6 +255,23 @@ func (f *fault) checkSent(t *testing.T, runs int) {
 	}
 	if got := f.tally.Received.Load(); got != want {
 		t.Errorf("%s: the peer has read %d bytes, want %d", f.name, got, want)
+	}
+}
+
+// atOnce does jobs, so many at once. wait is for their end: no more are taken.
+func atOnce(n int) (jobs chan<- func(), wait func()) {
+	work := make(chan func())
+	var running sync.WaitGroup
+	for range n {
+		running.Go(func() {
+			for job := range work {
+				job()
+			}
+		})
+	}
+	return work, func() {
+		close(work)
+		running.Wait()
 	}
 }
 
