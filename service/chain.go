@@ -9,7 +9,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
 	"buf.build/go/protovalidate"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
@@ -204,9 +203,10 @@ func requestID(ctx context.Context) string {
 	return id
 }
 
-// mostPublic is how many calls may be under way at a time that nobody has to be somebody for. What they need is little,
-// and those who have credentials must not want for it.
-const mostPublic = 128
+// mostPublic is how many calls of one method may be under way at a time that nobody has to be somebody for. What they need
+// is little, and those who have credentials must not want for it. Of each method, since some watch the health for as long as
+// they like, and others who ask for it once, as a load balancer does that finds no place to watch, must not find it taken.
+const mostPublic = 64
 
 // guardLinks are the two links that ask who calls: one finds out, and refuses nobody; the other refuses.
 func guardLinks(config ChainConfig) (identify, admit Interceptors) {
@@ -219,16 +219,15 @@ func guardLinks(config ChainConfig) (identify, admit Interceptors) {
 		}
 		return ctx, nil
 	})
-	public := make(chan struct{}, mostPublic)
+	public := guard.NewLimiter(guard.Limits{CallsPerCaller: mostPublic})
 	admit = around(func(ctx context.Context, fullMethod string) (context.Context, func(), error) {
 		if guard.AccessTo(fullMethod) == guard.Public {
-			select {
-			case public <- struct{}{}:
-				return ctx, func() { <-public }, nil
-			default:
-				err := &guard.LimitError{Limit: guard.LimitCalls, Max: mostPublic, RetryAfter: time.Second}
-				return ctx, nil, statusOf(err)
+			end, err := public.Call(fullMethod)
+			if limit, ok := errors.AsType[*guard.LimitError](err); ok {
+				limit.Limit = guard.LimitPublicCalls
 			}
+			config.limited(err)
+			return ctx, end, statusOf(err)
 		}
 		if err := guard.Admit(ctx, config.Policy(), fullMethod); err != nil {
 			config.limited(err)

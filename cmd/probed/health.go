@@ -4,39 +4,26 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/status"
 )
-
-// maxWatchers is how many may watch at a time. Watching needs no credentials, so it must not cost what those who have some
-// want to use; a load balancer that finds no place asks by Check.
-const maxWatchers = 64
 
 // healthService is gRPC's health service, whose watchers can be sent away: a watch is a call that never ends by itself,
 // so one client that watches would hold up the end until its last moment.
 type healthService struct {
 	*health.Server
-	watchers chan struct{}   // has one for each who watches
-	over     context.Context // ends when watchers are to go
-	end      context.CancelFunc
+	over context.Context // ends when watchers are to go
+	end  context.CancelFunc
 }
 
 func newHealthService() *healthService {
-	h := &healthService{Server: health.NewServer(), watchers: make(chan struct{}, maxWatchers)}
+	h := &healthService{Server: health.NewServer()}
 	h.over, h.end = context.WithCancel(context.Background())
 	return h
 }
 
 // Watch tells how it is and each change of that, until the client goes or end is called.
 func (h *healthService) Watch(request *grpc_health_v1.HealthCheckRequest, stream grpc.ServerStreamingServer[grpc_health_v1.HealthCheckResponse]) error {
-	select {
-	case h.watchers <- struct{}{}:
-		defer func() { <-h.watchers }()
-	default:
-		return status.Errorf(codes.ResourceExhausted, "%d are watching, which is the most: use Check", maxWatchers)
-	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	stop := context.AfterFunc(h.over, cancel)

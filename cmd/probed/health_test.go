@@ -22,11 +22,12 @@ func TestMostWatchers(t *testing.T) {
 		_, err = stream.Recv()
 		return err
 	}
+	const most = 64
 	one, leave := context.WithCancel(t.Context())
 	if err := watch(one); err != nil {
 		t.Fatal(err)
 	}
-	for range maxWatchers - 1 {
+	for range most - 1 {
 		if err := watch(t.Context()); err != nil {
 			t.Fatal(err)
 		}

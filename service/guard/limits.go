@@ -30,6 +30,8 @@ const (
 	LimitSessionsPerCaller = "sessions_per_caller"
 	LimitDialsPerSecond    = "dials_per_second"
 	LimitTargetsPerMinute  = "targets_per_minute"
+	// LimitPublicCalls is not among Limits: it is of the calls of a method that nobody has to be somebody for.
+	LimitPublicCalls = "public_calls"
 )
 
 // LimitError says that a caller has to wait: a limit is reached.
@@ -51,6 +53,7 @@ func (e *LimitError) Error() string {
 		LimitSessionsPerCaller: "%d sessions are open, which is the most for one caller",
 		LimitDialsPerSecond:    "%d dials a second are the most for one caller",
 		LimitTargetsPerMinute:  "%d different targets a minute are the most for one caller",
+		LimitPublicCalls:       "%d calls of this method are under way, which is the most of those that ask for no credentials",
 	}[e.Limit]
 	return fmt.Sprintf(what, e.Max) + "; try again in " + e.RetryAfter.String()
 }

@@ -363,6 +363,7 @@ func TestLimitErrorText(t *testing.T) {
 		LimitSessionsPerCaller: "7 sessions are open, which is the most for one caller; try again in 1s",
 		LimitDialsPerSecond:    "7 dials a second are the most for one caller; try again in 1s",
 		LimitTargetsPerMinute:  "7 different targets a minute are the most for one caller; try again in 1s",
+		LimitPublicCalls:       "7 calls of this method are under way, which is the most of those that ask for no credentials; try again in 1s",
 	} {
 		if got := (&LimitError{limit, 7, time.Second}).Error(); got != want {
 			t.Errorf("%s: %q, want %q", limit, got, want)
