@@ -67,7 +67,6 @@ func TestAuditLog(t *testing.T) {
 		policy := strings.ReplaceAll(securedPolicy, "127.0.0.0/8", "127.0.0.1/32")
 		s.put(t, map[string]string{"probed.yaml": s.config(policy)})
 		s.start(t)
-		s.audit = "" // it is looked at here
 		log := func() string {
 			if where == "stdout" {
 				return s.stdout.String()

@@ -16,7 +16,7 @@ import (
 // Without a flag nobody is asked anything, everything of this machine can be reached, and as often as anybody likes.
 func TestLoopbackIsEasy(t *testing.T) {
 	t.Parallel()
-	p := start(t)
+	p := startIn(t.Context(), t, nil) // without a file
 	for name, header := range map[string]string{"nothing": "", "a token for somebody else": "Bearer of-another-service", "no token": "Basic YTpi"} {
 		w := who{authorization: header}
 		if subject, err := subjectByGRPC(w.as(t.Context()), p.conn); err != nil || subject != "anonymous" {

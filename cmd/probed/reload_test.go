@@ -339,7 +339,7 @@ func TestChangesThatWait(t *testing.T) {
 	t.Parallel()
 	s := newSecured(t).start(t)
 	s.put(t, map[string]string{
-		"probed.yaml": strings.NewReplacer("probed.test", "another.test", s.auditPath, "audit.jsonl").Replace(s.config()) +
+		"probed.yaml": strings.NewReplacer("probed.test", "another.test", s.auditPath, "another.jsonl").Replace(s.config()) +
 			"limits: {sessions: 7, sessions_per_caller: 7}\ndrain: {delay: 1s}\n",
 		"tokens.yaml": tokensFile("all"),
 	})
@@ -354,7 +354,7 @@ func TestChangesThatWait(t *testing.T) {
 	if _, err := subjectByGRPC(token("nobody").as(t.Context()), s.connect(t, who{})); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("a token that was removed with it: %v", err)
 	}
-	if _, err := os.Stat(s.path("audit.jsonl")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(s.path("another.jsonl")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the audit log: %v", err)
 	}
 }
@@ -428,7 +428,6 @@ func TestChangesAreNoticed(t *testing.T) {
 	t.Parallel()
 	s := newSecured(t)
 	s.program = startWatching(t, s.path("probed.yaml"))
-	s.audit = s.auditPath
 	conn := s.connect(t, who{})
 	knows := func(name string) bool {
 		_, err := subjectByGRPC(token(name).as(t.Context()), conn)

@@ -43,16 +43,33 @@ type program struct {
 	conn      *grpc.ClientConn
 	http      *http.Client
 	witness   *probetest.Witness // of the clients
-	audit     string             // file of the log; empty: there is none, or the test looks at it itself
+	audit     string             // file of the log; empty: there is none
 }
 
-// start runs probed on free ports of loopback, and returns when it is ready. What is given comes last, so it decides.
+// start runs probed on free ports of loopback, and returns when it is ready. What is given comes last, so it decides. It keeps
+// an audit log, which has to have one record a session in the end.
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
+	if configOf(args) == "" {
+		args = append([]string{"--config=" + file(t, "")}, args...)
+	}
 	return startIn(t.Context(), t, nil, args...)
 }
 
-// startIn is start with a context and an environment.
+// auditName is the name of the audit log, beside the configuration.
+const auditName = "audit.jsonl"
+
+// configOf is the configuration that arguments name; empty: none.
+func configOf(args []string) (path string) {
+	for _, arg := range args {
+		if name, ok := strings.CutPrefix(arg, "--config="); ok {
+			path = name
+		}
+	}
+	return path
+}
+
+// startIn is start with a context and an environment, and without an audit log unless the arguments name a configuration.
 func startIn(ctx context.Context, t *testing.T, env map[string]string, args ...string) *program {
 	t.Helper()
 	return startBy(t, args, func(p *program, args []string) int {
@@ -110,6 +127,11 @@ func startBy(t *testing.T, args []string, run func(p *program, args []string) in
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("it is not ready: %s", p.stderr)
+		}
+	}
+	if log := filepath.Join(filepath.Dir(configOf(args)), auditName); configOf(args) != "" {
+		if _, err := os.Stat(log); err == nil {
+			p.audit = log
 		}
 	}
 	if address := p.addresses["grpc"]; address != "" {

@@ -68,7 +68,7 @@ policy:
 func newSecured(t *testing.T) *secured {
 	t.Helper()
 	s := &secured{dir: t.TempDir(), servers: newAuthority(t), clients: newAuthority(t), issuer: newTokenIssuer(t)}
-	s.auditPath = s.path("sessions.jsonl")
+	s.auditPath = s.path(auditName)
 	certificate, key := s.servers.issue(t, "probed", time.Now().Add(time.Hour))
 	s.put(t, map[string]string{
 		"tls.crt": certificate, "tls.key": key, "clients.crt": s.clients.pem(), "issuer.crt": s.issuer.pem(),
@@ -96,7 +96,6 @@ func (s *secured) config(more ...string) string {
 func (s *secured) start(t *testing.T, args ...string) *secured {
 	t.Helper()
 	s.program = start(t, append([]string{"--config=" + s.path("probed.yaml")}, args...)...)
-	s.audit = s.auditPath
 	return s
 }
 
@@ -427,6 +426,9 @@ func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m))
 func file(t *testing.T, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "probed.yaml")
+	if !strings.Contains(text, "audit:") {
+		text += "audit: {path: " + auditName + "}\n"
+	}
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
