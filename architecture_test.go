@@ -129,7 +129,7 @@ var (
 	program = []string{
 		"buf.build/go/protovalidate", "buf.build/go/protoyaml", "go.yaml.in/yaml/v3",
 		"github.com/prometheus/client_golang", "github.com/spf13/cobra", "github.com/spf13/pflag",
-		"golang.org/x/crypto/x509roots/fallback", "golang.org/x/sync",
+		"golang.org/x/crypto/x509roots/fallback", "golang.org/x/net/http2", "golang.org/x/sync",
 		"golang.org/x/sys", "golang.org/x/term", "google.golang.org/genproto", "google.golang.org/grpc", "google.golang.org/protobuf",
 		"sigs.k8s.io/yaml",
 	}
