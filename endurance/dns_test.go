@@ -48,9 +48,10 @@ func dnsFaults(timeout time.Duration) []dnsFault {
 		{"nodata", nettest.DNSRcode(dns.RcodeSuccess), notFound, probev1.ErrorReason_ERROR_REASON_NAME_HAS_NO_ADDRESS, probev1.Reason_REASON_NAME_HAS_NO_ADDRESS, []string{"udp NOERROR"}, 0},
 		{"truncated", overTCP(localA), codes.OK, 0, 0, []string{"udp NOERROR", "tcp NOERROR"}, 1},
 		{"many", many, codes.OK, 0, 0, []string{"udp NOERROR", "tcp NOERROR"}, records},
-		{"loop", nettest.DNSLoop, unavailable, probev1.ErrorReason_ERROR_REASON_DNS_MALFORMED, dnsFailure, []string{"udp NOERROR"}, 0},
-		{"wrongid", nettest.DNSWrongID, unavailable, probev1.ErrorReason_ERROR_REASON_DNS_TIMEOUT, dnsTimeout, nil, 0},
-		{"wrongname", nettest.DNSWrongQuestion, unavailable, probev1.ErrorReason_ERROR_REASON_DNS_TIMEOUT, dnsTimeout, nil, 0},
+		{"loop", nettest.DNSLoop, unavailable, probev1.ErrorReason_ERROR_REASON_DNS_LOOPED, dnsFailure, []string{"udp NOERROR"}, 0},
+		{"wrongid", nettest.DNSWrongID, unavailable, probev1.ErrorReason_ERROR_REASON_DNS_MISMATCHED, dnsFailure, nil, 0},
+		{"wrongname", nettest.DNSWrongQuestion, unavailable, probev1.ErrorReason_ERROR_REASON_DNS_MISMATCHED, dnsFailure, nil, 0},
+		{"wrongidbytcp", overTCP(nettest.DNSWrongID), unavailable, probev1.ErrorReason_ERROR_REASON_DNS_MISMATCHED, dnsFailure, []string{"udp NOERROR", "tcp "}, 0},
 		{"garbage", nettest.DNSGarbage, unavailable, probev1.ErrorReason_ERROR_REASON_DNS_MALFORMED, dnsFailure, nil, 0},
 		{"hangup", nettest.DNSHangUp, unavailable, probev1.ErrorReason_ERROR_REASON_DNS_UNREACHABLE, dnsFailure, []string{"udp NOERROR", "tcp "}, 0},
 		{"drip", nettest.DNSDrip(timeout / 10), unavailable, probev1.ErrorReason_ERROR_REASON_DNS_TIMEOUT, dnsTimeout, []string{"udp NOERROR", "tcp "}, 0},
@@ -173,7 +174,9 @@ func TestDNSFaults(t *testing.T) {
 type dnsAsk func(t *testing.T, caller probetest.Caller, f dnsFault, name, port string) error
 
 // waits tells that nothing comes before the time is over.
-func (f dnsFault) waits() bool { return f.outcome == probev1.Reason_REASON_DNS_TIMEOUT }
+func (f dnsFault) waits() bool {
+	return f.reason == probev1.ErrorReason_ERROR_REASON_DNS_TIMEOUT || f.reason == probev1.ErrorReason_ERROR_REASON_DNS_MISMATCHED
+}
 
 // lookUp looks the name up, and holds what it is told against the fault.
 func lookUp(t *testing.T, caller probetest.Caller, f dnsFault, name, _ string) error {

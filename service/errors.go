@@ -218,6 +218,10 @@ func lookupCode(reason resolve.Reason) (codes.Code, probev1.ErrorReason) {
 		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_UNREACHABLE
 	case resolve.Malformed:
 		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_MALFORMED
+	case resolve.Mismatched:
+		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_MISMATCHED
+	case resolve.Looped:
+		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_LOOPED
 	case resolve.HandshakeFailed:
 		return codes.Unavailable, probev1.ErrorReason_ERROR_REASON_DNS_HANDSHAKE
 	case resolve.UnknownServerName:

@@ -372,6 +372,8 @@ func TestStatusOf(t *testing.T) {
 		{lookup(resolve.Timeout), codes.Unavailable, "ERROR_REASON_DNS_TIMEOUT"},
 		{lookup(resolve.Unreachable), codes.Unavailable, "ERROR_REASON_DNS_UNREACHABLE"},
 		{lookup(resolve.Malformed), codes.Unavailable, "ERROR_REASON_DNS_MALFORMED"},
+		{lookup(resolve.Mismatched), codes.Unavailable, "ERROR_REASON_DNS_MISMATCHED"},
+		{lookup(resolve.Looped), codes.Unavailable, "ERROR_REASON_DNS_LOOPED"},
 		{lookup(resolve.HandshakeFailed), codes.Unavailable, "ERROR_REASON_DNS_HANDSHAKE"},
 		{lookup(resolve.UnknownServerName), codes.Unavailable, "ERROR_REASON_DNS_SERVER_UNKNOWN"},
 		{lookup(resolve.NotConfigured), codes.Unavailable, "ERROR_REASON_RESOLVER_NOT_CONFIGURED"},

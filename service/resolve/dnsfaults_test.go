@@ -21,6 +21,7 @@ import (
 func TestReasons(t *testing.T) {
 	t.Parallel()
 	deny := errors.New("no")
+	v6alone := nettest.DNSAnswersOne(dns.TypeAAAA, "2001:db8::1")
 	for name, tt := range map[string]struct {
 		handle func(*nettest.DNSExchange)
 		dial   error
@@ -34,16 +35,17 @@ func TestReasons(t *testing.T) {
 		"refused":                   {handle: nettest.DNSRcode(dns.RcodeRefused), reason: Refused, server: true},
 		"formerr":                   {handle: nettest.DNSRcode(dns.RcodeFormatError), reason: ServFail, server: true},
 		"silence":                   {handle: nettest.DNSSilence, reason: Timeout, server: true},
-		"wrong id":                  {handle: nettest.DNSWrongID, reason: Timeout, server: true},
-		"wrong question":            {handle: nettest.DNSWrongQuestion, reason: Timeout, server: true},
-		"short":                     {handle: nettest.DNSShort, reason: Timeout, server: true},
+		"wrong id":                  {handle: nettest.DNSWrongID, reason: Mismatched, server: true},
+		"wrong question":            {handle: nettest.DNSWrongQuestion, reason: Mismatched, server: true},
+		"short":                     {handle: nettest.DNSShort, reason: Mismatched, server: true},
 		"garbage":                   {handle: nettest.DNSGarbage, reason: Malformed, server: true},
 		"echo":                      {handle: nettest.DNSEcho, reason: Malformed, server: true},
-		"loop":                      {handle: nettest.DNSLoop, reason: Malformed, server: true},
+		"loop":                      {handle: nettest.DNSLoop, reason: Looped, server: true},
 		"truncated, then truncated": {handle: nettest.DNSTruncate, reason: NoData, server: true},
 		"drip":                      {handle: nettest.DNSDrip(50 * time.Millisecond), reason: Timeout, server: true},
 		// The C library gives up, too, when the first of two questions stays unanswered.
-		"AAAA alone":  {handle: nettest.DNSAnswersOne(dns.TypeAAAA, "2001:db8::1"), reason: Timeout, server: true},
+		"AAAA alone":  {handle: v6alone, reason: Timeout, server: true},
+		"AAAA twice":  {handle: func(x *nettest.DNSExchange) { v6alone(x); v6alone(x) }, reason: Timeout, server: true},
 		"hang up":     {handle: nettest.DNSHangUp, reason: Unreachable, server: true},
 		"unreachable": {dial: deny, reason: Unreachable, server: true},
 		"bad name":    {host: "a b", reason: BadName},

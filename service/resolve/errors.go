@@ -23,7 +23,7 @@ const (
 	Refused                  // a server answered REFUSED: it does not serve this client or name
 	Timeout                  // no server answered in time
 	Unreachable              // no server could be reached: no route, port closed, or denied locally
-	Malformed                // an answer came that is no valid answer to the question, or its CNAMEs loop
+	Malformed                // an answer came that cannot be read, or is a question itself
 	BadName                  // what was asked is no host name: empty, too long, or an empty label in it
 	Cancelled                // the caller gave up (a deadline that passed is a Timeout)
 	NotConfigured            // nothing on this machine is set up to answer (nsswitch.conf names no source known here)
@@ -31,6 +31,8 @@ const (
 	HandshakeFailed          // DNS over TLS: the handshake with the server failed
 	UnknownServerName        // the name server a caller chose could not itself be resolved
 	Limited                  // the name server may not be asked now: a limit of the caller is reached
+	Mismatched               // nothing came in time but answers to something else: of another id, or about another name
+	Looped                   // the CNAMEs of the answer lead back to themselves
 )
 
 // String is the reason in lower case, as "no data".
@@ -66,6 +68,10 @@ func (r Reason) String() string {
 		return "name server not found"
 	case Limited:
 		return "limit reached"
+	case Mismatched:
+		return "no answer to the question"
+	case Looped:
+		return "cname loop"
 	}
 	return fmt.Sprintf("reason %d", int(r))
 }
@@ -87,7 +93,7 @@ func (r Reason) Hint() string {
 	case Unreachable:
 		return "Nobody listens for DNS at the name server's address, or there is no route to it: the cluster DNS has no ready endpoints, or resolv.conf is stale."
 	case Malformed:
-		return "What answers on port 53 is no proper name server, or its CNAMEs go round in a circle. A proxy or a firewall may be answering in its place."
+		return "What answers on port 53 is no proper name server. A proxy or a firewall may be answering in its place."
 	case BadName:
 		return "This cannot be a host name: it is empty, longer than 253 characters, has an empty label, or a label longer than 63."
 	case NotConfigured:
@@ -100,6 +106,10 @@ func (r Reason) Hint() string {
 		return "The name of the name server itself does not resolve here: give its address."
 	case Limited:
 		return "This caller asks too many servers in a short time. Ask again later; the operator of this probed has set the limit."
+	case Mismatched:
+		return "What came on port 53 until the time was over answers other questions, and was not believed: a proxy or a firewall mixes its clients up, or somebody tries to slip false answers in."
+	case Looped:
+		return "The zone is at fault: its CNAME records go round in a circle. The trace shows them."
 	}
 	return ""
 }
@@ -108,7 +118,7 @@ func (r Reason) Hint() string {
 // but a name that does not exist, has no such data, or is no name.
 func (r Reason) Temporary() bool {
 	switch r {
-	case ServFail, Refused, Timeout, Unreachable, Malformed, Cancelled, HandshakeFailed, UnknownServerName, Limited:
+	case ServFail, Refused, Timeout, Unreachable, Malformed, Cancelled, HandshakeFailed, UnknownServerName, Limited, Mismatched, Looped:
 		return true
 	}
 	return false
@@ -165,7 +175,7 @@ func bare(err error) string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // Timeout reports whether time ran out, as net.Error wants it.
-func (e *Error) Timeout() bool { return e.Reason == Timeout }
+func (e *Error) Timeout() bool { return e.Reason == Timeout || e.Reason == Mismatched }
 
 // Temporary is Reason.Temporary, as net.Error wants it.
 func (e *Error) Temporary() bool { return e.Reason.Temporary() }

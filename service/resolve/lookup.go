@@ -245,7 +245,7 @@ func (h *hostLookup) judge(all []*asked) {
 			case r.msg.Rcode != dns.RcodeSuccess:
 				h.worst(rcodeReason(r.msg.Rcode), r.server, nil)
 			case loops(r.msg):
-				h.worst(Malformed, r.server, errors.New("the CNAME records lead back to themselves"))
+				h.worst(Looped, r.server, nil)
 			default:
 				h.worst(NoData, r.server, nil)
 			}
@@ -266,11 +266,11 @@ func (h *hostLookup) worst(reason Reason, server string, err error) {
 			return 2
 		case NoData:
 			return 3
-		case Malformed:
+		case Malformed, Looped:
 			return 4
 		case Unreachable:
 			return 5
-		case Timeout:
+		case Timeout, Mismatched:
 			return 6
 		case Refused:
 			return 7

@@ -121,7 +121,7 @@ func (r *reply) fail(reason Reason, server string, err error) {
 			return 7
 		case Refused:
 			return 6
-		case Malformed:
+		case Malformed, Mismatched:
 			return 5
 		case Timeout:
 			return 4

@@ -55,15 +55,20 @@ func (w *walk) sendTCP(s *sent, questions []question, server netip.AddrPort, ope
 	}
 	buf := w.r.buffers.Get().(*[]byte)
 	defer w.r.buffers.Put(buf)
+	strays := false // something came that answers none of the questions
 	for received := 0; received < n; {
 		data, err := readFrame(conn, *buf)
 		if err != nil {
 			reason := w.reasonOf(err)
-			if errors.Is(err, errShortFrame) {
+			switch {
+			case errors.Is(err, errShortFrame):
 				reason = Malformed
+			case reason == Timeout && strays:
+				reason = Mismatched
 			}
 			return fail(err, reason)
 		}
+		before := received
 		for i := range questions {
 			if done[i] {
 				continue
@@ -87,6 +92,7 @@ func (w *walk) sendTCP(s *sent, questions []question, server netip.AddrPort, ope
 			received++
 			break
 		}
+		strays = strays || received == before
 	}
 	return answered
 }

@@ -66,6 +66,7 @@ type udpTry struct {
 	began   []time.Time
 	steps   []int // in the trace; -1 when not sent
 	done    []bool
+	strays  bool // something came that answers none of the questions
 }
 
 // run returns how the round ended. partial means that some questions have an
@@ -127,11 +128,15 @@ func (t *udpTry) run(wait time.Duration) (v verdict, partial bool) {
 		size, err := t.read(*buf, deadline)
 		if err != nil {
 			reason := t.w.reasonOf(err)
-			if reason == Timeout {
+			late := reason == Timeout
+			if late {
 				*t.somewhere = true
 			}
+			if late && t.strays {
+				reason = Mismatched
+			}
 			t.failAll(reason, err)
-			return tryNext, good > 0 && reason == Timeout
+			return tryNext, good > 0 && late
 		}
 		*t.somewhere = true
 		i, msg, problem := t.identify((*buf)[:size])
@@ -211,12 +216,13 @@ func (t *udpTry) read(buf []byte, deadline time.Time) (int, error) {
 // identify finds the question a datagram answers: same id, same question, not
 // answered before. -1: none. problem tells an answer that is of no use.
 func (t *udpTry) identify(data []byte) (i int, msg *dns.Msg, problem Reason) {
-	if len(data) < headerSize {
-		return -1, nil, ReasonNone
-	}
-	id := binary.BigEndian.Uint16(data)
+	stray := true
 	for i := range t.questions {
-		if t.questions[i].id != id || t.done[i] || t.steps[i] < 0 {
+		if len(data) < headerSize || t.questions[i].id != binary.BigEndian.Uint16(data) || t.steps[i] < 0 {
+			continue
+		}
+		if t.done[i] { // the network may deliver an answer twice
+			stray = false
 			continue
 		}
 		msg, problem, ours := parseAnswer(data, &t.questions[i])
@@ -224,5 +230,6 @@ func (t *udpTry) identify(data []byte) (i int, msg *dns.Msg, problem Reason) {
 			return i, msg, problem
 		}
 	}
+	t.strays = t.strays || stray
 	return -1, nil, ReasonNone
 }

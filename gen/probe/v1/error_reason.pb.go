@@ -85,6 +85,11 @@ const (
 	ErrorReason_ERROR_REASON_UNAUTHENTICATED ErrorReason = 22
 	// The caller is known and may not make this call, whatever is in it. PERMISSION_DENIED.
 	ErrorReason_ERROR_REASON_CALL_DENIED ErrorReason = 23
+	// Until the time was over nothing came from a name server but answers to something else, of another id or about another
+	// name. They are not believed. UNAVAILABLE.
+	ErrorReason_ERROR_REASON_DNS_MISMATCHED ErrorReason = 24
+	// The CNAME records of a name server's answer lead back to themselves. UNAVAILABLE.
+	ErrorReason_ERROR_REASON_DNS_LOOPED ErrorReason = 25
 )
 
 // Enum value maps for ErrorReason.
@@ -113,6 +118,8 @@ var (
 		21: "ERROR_REASON_RESOLVER_NOT_CONFIGURED",
 		22: "ERROR_REASON_UNAUTHENTICATED",
 		23: "ERROR_REASON_CALL_DENIED",
+		24: "ERROR_REASON_DNS_MISMATCHED",
+		25: "ERROR_REASON_DNS_LOOPED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":             0,
@@ -138,6 +145,8 @@ var (
 		"ERROR_REASON_RESOLVER_NOT_CONFIGURED": 21,
 		"ERROR_REASON_UNAUTHENTICATED":         22,
 		"ERROR_REASON_CALL_DENIED":             23,
+		"ERROR_REASON_DNS_MISMATCHED":          24,
+		"ERROR_REASON_DNS_LOOPED":              25,
 	}
 )
 
@@ -172,7 +181,7 @@ var File_probe_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_probe_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bprobe/v1/error_reason.proto\x12\bprobe.v1*\xa6\x06\n" +
+	"\x1bprobe/v1/error_reason.proto\x12\bprobe.v1*\xe4\x06\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1f\n" +
@@ -197,7 +206,9 @@ const file_probe_v1_error_reason_proto_rawDesc = "" +
 	"\x1fERROR_REASON_DNS_SERVER_UNKNOWN\x10\x14\x12(\n" +
 	"$ERROR_REASON_RESOLVER_NOT_CONFIGURED\x10\x15\x12 \n" +
 	"\x1cERROR_REASON_UNAUTHENTICATED\x10\x16\x12\x1c\n" +
-	"\x18ERROR_REASON_CALL_DENIED\x10\x17\"\x04\b\x06\x10\x06*\x1cERROR_REASON_NOT_IMPLEMENTEDB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
+	"\x18ERROR_REASON_CALL_DENIED\x10\x17\x12\x1f\n" +
+	"\x1bERROR_REASON_DNS_MISMATCHED\x10\x18\x12\x1b\n" +
+	"\x17ERROR_REASON_DNS_LOOPED\x10\x19\"\x04\b\x06\x10\x06*\x1cERROR_REASON_NOT_IMPLEMENTEDB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
 
 var (
 	file_probe_v1_error_reason_proto_rawDescOnce sync.Once
