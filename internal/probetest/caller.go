@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -115,6 +116,9 @@ func (c *RESTCaller) post(ctx context.Context, request *probev1.ExchangeRequest)
 		return nil, err
 	}
 	response, err := c.Client.Do(r)
+	if errors.Is(err, io.EOF) { // closed without an answer, which is not the end of one
+		err = io.ErrUnexpectedEOF
+	}
 	if err != nil {
 		return nil, err
 	}
