@@ -23,7 +23,7 @@ PROTO_IMPORTS := .build/proto
 # an empty image.
 BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: help demo build test test-system lint generate check-generate check-breaking fuzz bench vuln image clean FORCE
+.PHONY: help demo build test test-system lint generate check-generate check-breaking soak fuzz bench vuln image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -62,6 +62,9 @@ check-generate: $(TOOLS)/buf $(PLUGINS) ## is what is committed what generate gi
 
 check-breaking: $(TOOLS)/buf ## does the contract keep what it promised? (AGAINST=REF; the last tag, else the commit before)
 	tools/check-breaking $(AGAINST)
+
+soak: ## every promise of docs/endurance.md at its number; prints the table (about 40 minutes)
+	tools/soak
 
 fuzz: ## every fuzz target for FUZZTIME (30s) each
 	tools/fuzz $(FUZZTIME)

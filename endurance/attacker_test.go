@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -16,20 +15,13 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// attackVariable tells this program that it is to attack: what by, where to, how many frames, over how many connections at a
-// time, and how many on each of them.
-const attackVariable = "ENDURANCE_ATTACK"
-
-// attackMain attacks when it is asked to, as a process of its own, since it takes what time there is.
-func attackMain() (asked bool, code int) {
+// attackMain attacks as it is told: what by, where to, how many frames, over how many connections at a time, and how many on
+// each of them. It prints how many frames were sent, and how many connections probed has closed.
+func attackMain(how string) error {
 	var name, address string
 	var frames, connections, each int
-	if os.Getenv(attackVariable) == "" {
-		return false, 0
-	}
-	if _, err := fmt.Sscan(os.Getenv(attackVariable), &name, &address, &frames, &connections, &each); err != nil || attacks[name] == nil {
-		fmt.Println(os.Getenv(attackVariable), err)
-		return true, 2
+	if _, err := fmt.Sscan(how, &name, &address, &frames, &connections, &each); err != nil {
+		return err
 	}
 	var sent, closed atomic.Int64
 	var attackers sync.WaitGroup
@@ -46,7 +38,7 @@ func attackMain() (asked bool, code int) {
 	}
 	attackers.Wait()
 	fmt.Println(sent.Load(), closed.Load())
-	return true, 0
+	return nil
 }
 
 // attack opens a connection and sends frames on it until all are read, or it is closed.

@@ -3,7 +3,6 @@ package endurance
 import (
 	"cmp"
 	"fmt"
-	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -156,13 +155,19 @@ type flood struct {
 func startAttack(t *testing.T, how string) *flood {
 	t.Helper()
 	f := &flood{over: make(chan struct{})}
-	command := exec.Command("nice", "-n", "19", os.Args[0])
-	command.Env = append(os.Environ(), attackVariable+"="+how)
+	command := asChild("attack", how)
 	go func() {
 		defer close(f.over)
-		f.out, f.err = command.CombinedOutput()
+		f.out, f.err = politely(command).CombinedOutput()
 	}()
 	return f
+}
+
+// politely runs a command with the lowest priority.
+func politely(command *exec.Cmd) *exec.Cmd {
+	polite := exec.Command("nice", append([]string{"-n", "19"}, command.Args...)...)
+	polite.Env = command.Env
+	return polite
 }
 
 // end returns how many frames were sent, and how many connections probed has closed.
