@@ -48,7 +48,7 @@ func build(t testing.TB, race bool) string {
 		}
 	})
 	if flavour.err != nil {
-		t.Fatalf("go build ./cmd/probed: %v", flavour.err)
+		t.Fatalf("go build ./cmd/probed: %v; in a namespace without a network the modules have to be there: go mod download", flavour.err)
 	}
 	return flavour.path
 }
