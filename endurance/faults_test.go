@@ -100,7 +100,7 @@ func faults() []*fault {
 		},
 		{name: "we half-close first", peer: nettest.Reply(much), steps: askAndClose, limit: long, want: peerClosed, got: much, sent: 3},
 		{name: "1 B/s", peer: nettest.Drip([]byte("dr"), 1, time.Second), steps: onlyReceive, limit: long, want: peerClosed, got: []byte("dr")},
-		{name: "1 B/s, too slow", peer: nettest.Drip([]byte("drip"), 1, time.Second), steps: onlyReceive, limit: promise.Times(1500*time.Millisecond, 2500*time.Millisecond), want: receiveLate, got: []byte("dri")},
+		{name: "1 B/s, too slow", peer: nettest.Drip(much[:20], 1, time.Second), steps: onlyReceive, limit: promise.Times(1500*time.Millisecond, 2500*time.Millisecond), want: receiveLate, got: much[:20]},
 		{name: "a peer that does not read", peer: nettest.NeverRead, steps: sendMore, limit: soon, want: sendLate},
 		{
 			name: packetLoss, peer: nettest.Reply(much[:20_000]), rules: []string{"tcp dport PORT numgen random mod 100 < 30 drop", "tcp sport PORT numgen random mod 100 < 30 drop"},
@@ -110,6 +110,8 @@ func faults() []*fault {
 		{name: "SYN dropped", rules: []string{"tcp dport PORT drop"}, limit: soon, want: connectLate},
 		{name: "SYN and ACK dropped", rules: []string{"tcp sport PORT drop"}, limit: soon, want: connectLate},
 		{name: "data dropped", rules: []string{"tcp dport PORT meta length > 500 drop"}, steps: sendLong, limit: soon, want: receiveLate},
+		// What ICMP says of an open connection is advice, which TCP outlives (RFC 1122, section 4.2.3.9).
+		{name: "data prohibited", rules: []string{"tcp dport PORT meta length > 500 reject with icmpx admin-prohibited"}, steps: sendLong, limit: soon, want: receiveLate},
 		{name: "data rejected", rules: []string{"tcp dport PORT meta length > 500 reject with tcp reset"}, steps: sendLong, limit: long, want: reset, errno: syscall.ECONNRESET},
 		{name: "reject with RST", rules: []string{"tcp dport PORT reject with tcp reset"}, limit: long, want: refused, errno: syscall.ECONNREFUSED},
 		{name: "reject: port", rules: []string{"tcp dport PORT reject with icmpx port-unreachable"}, limit: long, want: refused, errno: syscall.ECONNREFUSED},
@@ -214,7 +216,7 @@ func (f *fault) run(t *testing.T, caller probetest.Caller, address string, late 
 		errorf("no outcome, but %v", s.Err)
 		return
 	}
-	if over > 500*time.Millisecond || o.GetEndedBy() == probev1.EndedBy_ENDED_BY_DEADLINE && over < 0 {
+	if over > slack() || o.GetEndedBy() == probev1.EndedBy_ENDED_BY_DEADLINE && over < 0 {
 		errorf("over after %v of %v", over+f.limit, f.limit)
 	}
 	if !bytes.HasPrefix(f.got, got) || o.GetOk() && len(got) != len(f.got) {
@@ -238,10 +240,15 @@ func (f *fault) run(t *testing.T, caller probetest.Caller, address string, late 
 	if is := (ending{o.GetPhase(), o.GetReason(), o.GetEndedBy()}); is != f.want || o.GetErrno() != int32(errno) {
 		errorf("%v, errno %s, want %v, errno %d (%s)", is, o.GetErrnoName(), f.want, errno, o.GetError())
 	}
-	if f.want.by != probev1.EndedBy_ENDED_BY_DEADLINE && len(got) != len(f.got) {
+	// Of a drip there is a beginning, and no more than its time is for.
+	dripped := f.want.by == probev1.EndedBy_ENDED_BY_DEADLINE && len(got) > 0 && time.Duration(len(got)-1)*time.Second <= over+f.limit
+	if !dripped && len(got) != len(f.got) {
 		errorf("%d bytes came, want %d", len(got), len(f.got))
 	}
 }
+
+// slack is how late what has a deadline may be. `go test ./...` gives the machine more to do than this.
+func slack() time.Duration { return promise.Times(5*time.Second, 500*time.Millisecond) }
 
 // checkSent asserts that the peer has read what was sent to it, in all its runs together.
 func (f *fault) checkSent(t *testing.T, runs int) {
