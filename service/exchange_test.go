@@ -203,7 +203,7 @@ func TestUnreachableIsAnAnswer(t *testing.T) {
 			t.Run(tt.name+" "+by, func(t *testing.T) {
 				t.Parallel()
 				all, err := events(t, c, &probev1.ExchangeRequest{
-					Target: tt.target, Payload: &probev1.ExchangeRequest_Text{Text: "x"}, Timeout: durationpb.New(300 * time.Millisecond),
+					Target: tt.target, Payload: &probev1.ExchangeRequest_Text{Text: "x"}, Timeout: durationpb.New(time.Second),
 					HoldOpen: true, // a reset could come before the half-close, and be found by it
 				})
 				if err != nil {
