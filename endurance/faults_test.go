@@ -104,7 +104,7 @@ func faults() []*fault {
 		{name: "a peer that does not read", peer: nettest.NeverRead, steps: sendMore, limit: soon, want: sendLate},
 		{
 			name: packetLoss, peer: nettest.Reply(much[:20_000]), rules: []string{"tcp dport PORT numgen random mod 100 < 30 drop", "tcp sport PORT numgen random mod 100 < 30 drop"},
-			steps: askAndClose, limit: promise.Times(3*time.Second, long), want: peerClosed, got: much[:20_000],
+			steps: askAndClose, limit: promise.Times(2*time.Second, long), want: peerClosed, got: much[:20_000],
 		},
 
 		{name: "SYN dropped", rules: []string{"tcp dport PORT drop"}, limit: soon, want: connectLate},
@@ -130,7 +130,7 @@ func faults() []*fault {
 // What a network or a peer does in the middle of an exchange is told for what it is, each time, and in time.
 func TestMidStreamFaults(t *testing.T) {
 	const many = 20 // at once
-	runs := promise.Times(10, 200)
+	runs := promise.Times(8, 200)
 	world := newRouted(t)
 	// Small buffers, so that a send waits for the peer.
 	sysctl(world.near, "net.ipv4.tcp_wmem=4096 16384 16384")
@@ -140,7 +140,7 @@ func TestMidStreamFaults(t *testing.T) {
 		f.port = 1000 + uint16(i)
 		world.add(t, f, i)
 	}
-	p := probetest.Start(t, probetest.Options{Race: true, In: world.near})
+	p := probetest.Start(t, probetest.Options{Race: promise.Long(), In: world.near}) // to build it takes longer than the short form
 	callers := p.Callers()
 	for i, address := range farAddresses { // what is made at the first use takes its time
 		all[0].run(t, callers[i], address, new(longest))
@@ -168,8 +168,8 @@ func TestMidStreamFaults(t *testing.T) {
 			}
 		}
 	}
-	promise.MidStreamFaults.Reached(t, "%d faults × %d, %d at once, IPv4 and IPv6, gRPC and REST; at most %v late; of those with packets lost %d did not end well in time",
-		len(all), runs, many, &late, lost)
+	promise.MidStreamFaults.Reached(t, "%d faults × %d, %d at once, IPv4 and IPv6, gRPC and REST, race detector %v; at most %v late; of those with packets lost %d did not end well in time",
+		len(all), runs, many, promise.Long(), &late, lost)
 }
 
 // add makes the fault happen.
