@@ -40,7 +40,7 @@ var begun = map[string]goroutines{
 	"service/guard.NewAudit":       {1, ofTheProgram},
 	"service/echo.Listen":          {2, ofTheProgram},
 	"service/echo.accept":          {1, ofTheProgram},
-	"cmd/probed.Watch":             {1, nothingToPanic},
+	"cmd/probed.RegisterService":   {1, nothingToPanic},
 	"cmd/probed.end":               {4, ofTheProgram},
 	"cmd/probed.recheck":           {1, ofTheProgram},
 	"cmd/probed.retire":            {1, ofTheProgram},

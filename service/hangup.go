@@ -21,12 +21,15 @@ func hangUpTap(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	return context.WithValue(ctx, hangUpKey{}, hangUp), nil
 }
 
-// hangUpAfter hangs up on the call of ctx when d is over, unless it is stopped. To its caller the call is cancelled. One within
-// the process is its caller's alone to end.
+// HangUp ends the call of ctx, which came over the network, from this side, whatever it waits for. To its caller it is
+// cancelled. One within the process is its caller's alone to end.
+func HangUp(ctx context.Context) {
+	if hangUp, ok := ctx.Value(hangUpKey{}).(context.CancelFunc); ok {
+		hangUp()
+	}
+}
+
+// hangUpAfter hangs up on the call of ctx when d is over, unless it is stopped.
 func hangUpAfter(ctx context.Context, d time.Duration) *time.Timer {
-	return time.AfterFunc(d, func() {
-		if hangUp, ok := ctx.Value(hangUpKey{}).(context.CancelFunc); ok {
-			hangUp()
-		}
-	})
+	return time.AfterFunc(d, func() { HangUp(ctx) })
 }

@@ -20,6 +20,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	probev1 "probed/gen/probe/v1"
@@ -113,6 +114,18 @@ func TestDrainInOrder(t *testing.T) {
 		t.Fatalf("%v, %v", first, err)
 	}
 
+	asking, err := grpc_reflection_v1.NewServerReflectionClient(p.conn).ServerReflectionInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	question := &grpc_reflection_v1.ServerReflectionRequest{MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{}}
+	if err := asking.Send(question); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := asking.Recv(); err != nil || len(answer.GetListServicesResponse().GetService()) == 0 {
+		t.Fatalf("%v, %v", answer, err)
+	}
+
 	p.signals <- syscall.SIGTERM
 	told := time.Now()
 	if second, err := watch.Recv(); err != nil || second.GetStatus() != grpc_health_v1.HealthCheckResponse_NOT_SERVING {
@@ -158,8 +171,12 @@ func TestDrainInOrder(t *testing.T) {
 			t.Errorf("%s: %s, %v", s.name, last, err)
 		}
 	}
-	if _, err := watch.Recv(); err == nil { // it is a call under way as well, and would be waited for
-		t.Error("the watch goes on")
+	// These are calls under way as well, and would be waited for.
+	if _, err := watch.Recv(); status.Code(err) != codes.Canceled {
+		t.Errorf("the watch: %v", err)
+	}
+	if _, err := asking.Recv(); status.Code(err) != codes.Canceled {
+		t.Errorf("reflection: %v", err)
 	}
 	if code := p.wait(t); code != 0 {
 		t.Errorf("exit code %d: %s", code, p.stderr)

@@ -44,7 +44,7 @@ func (s *server) end(signals <-chan os.Signal) error {
 	s.ready.Store(false)
 	s.health.Shutdown()
 	wait(ctx, s.options.drainDelay)
-	s.health.end()
+	s.endless.end()
 
 	var calls sync.WaitGroup
 	ended := make(chan struct{})

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -68,7 +69,8 @@ type server struct {
 	audit     *guard.Audit // nil: no log is kept
 	service   *service.Service
 	grpc      *grpc.Server
-	health    *healthService
+	health    *health.Server
+	endless   *endless
 	gateway   *gateway.Gateway
 	http      *http.Server
 	ops       *http.Server
@@ -136,7 +138,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 func newServer(o options, c *config, log *slog.Logger, l *listeners, counts *metrics.Metrics) *server {
 	s := &server{
 		options: o, begun: c, watched: c.watched, limits: limitsOf(c.limits, l.reachable > 0),
-		log: log, counts: counts, listeners: l, health: newHealthService(),
+		log: log, counts: counts, listeners: l, health: health.NewServer(), endless: newEndless(),
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
 	return s
@@ -215,9 +217,12 @@ func (s *server) assemble(getenv func(string) string) error {
 	s.grpc = grpc.NewServer(chain.ServerOptions(s.grpcOptions()...)...)
 	registrar := service.BeforeMessage(s.grpc, chain)
 	s.service.Register(registrar)
-	grpc_health_v1.RegisterHealthServer(registrar, s.health)
+	grpc_health_v1.RegisterHealthServer(s.endless.in(registrar), s.health)
 	if s.listeners.grpc != nil && addrPort(s.listeners.grpc).Addr().IsLoopback() {
-		reflection.Register(s.grpc)
+		reflection.Register(struct {
+			grpc.ServiceRegistrar
+			reflection.ServiceInfoProvider
+		}{s.endless.in(s.grpc), s.grpc})
 	}
 	s.counts.Initialize(s.grpc)
 
