@@ -90,9 +90,8 @@ func overTCP(handle func(*nettest.DNSExchange)) func(*nettest.DNSExchange) {
 // dnsMany answers with n addresses of 127.0.0.0/8, or with as many as a message has room for, and with none of IPv6. The
 // message is made but once.
 func dnsMany(n int) (handle func(*nettest.DNSExchange), records int) {
-	m := &dns.Msg{Compress: true}
-	m.Response, m.RecursionAvailable = true, true
 	const name = "many.a.example."
+	m := &dns.Msg{Compress: true}
 	m.SetQuestion(name, dns.TypeA)
 	m.Response, m.RecursionAvailable = true, true
 	hdr := dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}
