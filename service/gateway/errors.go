@@ -115,9 +115,11 @@ func writeStatus(w http.ResponseWriter, httpStatus int, s *status.Status) {
 			w.Header().Set("Retry-After", strconv.Itoa(int(seconds))) // RFC 9110, section 10.2.3
 		}
 	}
+	text := append(statusJSON(s), '\n')
+	w.Header().Set("Content-Length", strconv.Itoa(len(text))) // so that it is whole also when the connection is closed behind it
 	w.WriteHeader(httpStatus)
 	// A client that went away needs no error.
-	_, _ = w.Write(append(statusJSON(s), '\n'))
+	_, _ = w.Write(text)
 }
 
 func statusJSON(s *status.Status) []byte {

@@ -152,7 +152,9 @@ func (g *Gateway) Close() error { return g.config.Conn.Close() }
 
 // ServeHTTP answers one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w = &boundedAnswer{ResponseWriter: w, patience: g.config.Patience}
+	answer := &boundedAnswer{ResponseWriter: w, patience: g.config.Patience}
+	defer answer.crashed()
+	w = answer
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if !g.allowedHost(r.Host) {
 		writeStatus(w, http.StatusForbidden, requestError(codes.PermissionDenied,
