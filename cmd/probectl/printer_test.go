@@ -3,9 +3,13 @@ package main
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"unicode/utf8"
+
+	"probed/internal/promise"
 )
 
 func TestPrinterLinesAndTables(t *testing.T) {
@@ -113,35 +117,67 @@ func (w *failingWriter) Write([]byte) (int, error) {
 func FuzzPrinter(f *testing.F) {
 	f.Add([]byte(hostile), 3)
 	f.Add([]byte("a€\r\n\tb\\\xe2\x82"), 1)
-	f.Fuzz(func(t *testing.T, data []byte, cut int) {
-		if cut < 0 || cut > len(data) {
-			cut = len(data)
-		}
-		var terminal bytes.Buffer
-		p := newPrinter(&terminal)
-		p.terminal = true
-		p.line("%s and %v", data, errors.New(string(data)))
-		p.table("A B", [][]string{{string(data), "b"}, {"a", string(data)}})
-		if lines := strings.Count(terminal.String(), "\n"); lines != 4 {
-			t.Errorf("a line and a table of three made %d lines:\n%s", lines, terminal.String())
-		}
-		p.bytes("| ", data)
-		_, _ = p.Write(data[:cut])
-		_ = p.exact(data[cut:])
-		_ = p.close()
-		if r, bad := uncontrolled(terminal.String(), "\n\t"); bad {
-			t.Errorf("%q: %U came out", data, r)
-		}
+	f.Fuzz(checkPrinted)
+}
 
-		var pipe bytes.Buffer
-		p = newPrinter(&pipe)
-		_ = p.exact(data[:cut])
-		_ = p.exact(data[cut:])
-		_ = p.close()
-		if !bytes.Equal(pipe.Bytes(), data) {
-			t.Errorf("a pipe got %q for %q", pipe.Bytes(), data)
+// checkPrinted holds the printer to that with data, cut in two.
+func checkPrinted(t *testing.T, data []byte, cut int) {
+	t.Helper()
+	if cut < 0 || cut > len(data) {
+		cut = len(data)
+	}
+	var terminal bytes.Buffer
+	p := newPrinter(&terminal)
+	p.terminal = true
+	p.line("%s and %v", data, errors.New(string(data)))
+	p.table("A B", [][]string{{string(data), "b"}, {"a", string(data)}})
+	if lines := strings.Count(terminal.String(), "\n"); lines != 4 {
+		t.Errorf("a line and a table of three made %d lines:\n%s", lines, terminal.String())
+	}
+	p.bytes("| ", data)
+	_, _ = p.Write(data[:cut])
+	_ = p.exact(data[cut:])
+	_ = p.close()
+	if r, bad := uncontrolled(terminal.String(), "\n\t"); bad {
+		t.Errorf("%q: %U came out", data, r)
+	}
+
+	var pipe bytes.Buffer
+	p = newPrinter(&pipe)
+	_ = p.exact(data[:cut])
+	_ = p.exact(data[cut:])
+	_ = p.close()
+	if !bytes.Equal(pipe.Bytes(), data) {
+		t.Errorf("a pipe got %q for %q", pipe.Bytes(), data)
+	}
+}
+
+// What is dangerous comes in any mixture, and more of it than a fuzzer gets to in a minute.
+func TestPrinterWithAnything(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	parts := []string{
+		"\x1b[2J", "\x1b]0;owned\x07", "\x1b", "[31m", "\x9b", "\u009b", "\x90", "\x07", "\r", "\n", "\t", "\b", "\x00", "\x7f", "\\", "\u202e", "\u2066", "\u200b", "\ufeff", "\u2028",
+		"\U000e0041", "\ue000", "\u0378", "\xe2\x82", "\xed\xa0\x80", "\xff", "\xf0\x9f", "\ufffd", "a", "ż", "例", "😀", "e\u0301", hostile,
+	}
+	texts := promise.Times(20_000, 1_000_000)
+	for range texts {
+		var data []byte
+		for range r.IntN(12) {
+			switch r.IntN(4) {
+			case 0:
+				data = append(data, byte(r.Uint32()))
+			case 1:
+				data = utf8.AppendRune(data, r.Int32N(utf8.MaxRune+1))
+			default:
+				data = append(data, parts[r.IntN(len(parts))]...)
+			}
 		}
-	})
+		if checkPrinted(t, data, r.IntN(len(data)+1)); t.Failed() {
+			return
+		}
+	}
+	promise.TerminalIsSafe.Reached(t, "%d texts, printed in five ways; 0 control bytes but newline and tab", texts)
 }
 
 // TestReadingInput: what is to be sent may come in pieces, fail, or be more than one message holds.
