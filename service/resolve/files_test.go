@@ -270,6 +270,10 @@ func FuzzResolvConf(f *testing.F) {
 
 func FuzzHosts(f *testing.F) {
 	f.Add([]byte(usualTestHosts), "a")
+	f.Add([]byte("127.0.0.1\tlocalhost loopback # this one\r\n::1 localhost ip6-localhost\n\n#10.0.0.1 gone\n"), "LOCALHOST")
+	f.Add([]byte("fe80::1%lo a\n::ffff:10.0.0.1 a b\n10.0.0.1 b a\n0x7f.1 c\n010.0.0.1 c"), "a")
+	f.Add([]byte("10.0.0.1\n10.0.0.2 \xff\xfe a\x00b\n 10.0.0.3\ta. a\n"), "a.")
+	f.Add([]byte("10.0.0.1 "+strings.Repeat("x", 300)+" "+strings.Repeat("y ", 50)), "y")
 	f.Fuzz(func(t *testing.T, data []byte, name string) {
 		h := parseHosts(data)
 		for _, family := range []Family{AF_UNSPEC, AF_INET, AF_INET6} {
@@ -332,6 +336,19 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(data[2:], false)
 	f.Add(data[2:20], true)
 	f.Add([]byte{}, false)
+	asked := "\x04host\x07example\x00\x00\x01\x00\x01"
+	for _, message := range []string{
+		"\x83\x80\x00\x01\x00\x00\x00\x00\x00\x00" + asked,                                                                      // cut short, as it says
+		"\x81\x83\x00\x01\x00\x00\x00\x00\x00\x00" + asked,                                                                      // NXDOMAIN
+		"\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00" + asked + "\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\x0a\x00\x00\x01", // an address
+		"\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00" + asked + "\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x03\x0a\x00\x00",     // of three bytes
+		"\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00" + asked + "\xc0\x1d\x00\x05\x00\x01\x00\x00\x00\x3c\x00\x02\xc0\x1d",         // a name that is itself
+		"\x81\x80\x00\x01\xff\xff\xff\xff\xff\xff" + asked,                                                                      // records it has not
+		"\x81\x80\x00\x01\x00\x00\x00\x00\x00\x01" + asked + "\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00",                     // EDNS
+	} {
+		f.Add([]byte(message), false)
+		f.Add([]byte(message), true)
+	}
 	f.Fuzz(func(t *testing.T, body []byte, pointer bool) {
 		qtype := dns.TypeA
 		if pointer {
