@@ -32,7 +32,7 @@ func newDraining(t *testing.T, options probetest.Options) *draining {
 	d.silent = nettest.TCP(t, nettest.NeverRead).String()
 	d.dripping = nettest.TCP(t, nettest.Drip(nettest.Data(1<<20), 512, 20*time.Millisecond)).String()
 	d.long = nettest.TCP(t, func(c net.Conn) { // what a caller can make up for when it reads again
-		_, _ = c.Write(nettest.Data(promise.Times(512<<10, 4<<20)))
+		_, _ = c.Write(nettest.Data(promise.Times(512<<10, 1<<20)))
 		nettest.NeverRead(c)
 	}).String()
 	d.flooding = nettest.TCP(t, nettest.Flood(1<<40)).String()
