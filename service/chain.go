@@ -186,11 +186,12 @@ func vantageLink(config ChainConfig) Interceptors {
 		}
 		return r
 	}, config.Vantage.String())
+	header := metadata.Pairs(VantageHeader, where)
 	return withContext(func(ctx context.Context, _ string) (context.Context, error) {
 		if config.Authenticator != nil && guard.CallerFrom(ctx).Subject == "" {
 			return ctx, nil
 		}
-		return ctx, statusOf(grpc.SetHeader(ctx, metadata.Pairs(VantageHeader, where)))
+		return ctx, statusOf(grpc.SetHeader(ctx, header))
 	})
 }
 

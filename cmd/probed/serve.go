@@ -309,9 +309,15 @@ func (s *server) run(ctx context.Context, signals <-chan os.Signal) error {
 		scrapes := connections{most: opsConnections, refused: s.counts.ConnectionRefused}
 		group.Go(func() error { return ignoreClosed(s.ops.Serve(scrapes.of(s.listeners.ops))) })
 	}
+	living, over := context.WithCancel(ctx)
 	group.Go(func() error {
+		defer over()
 		s.watch(ctx, signals)
 		return s.end(signals)
+	})
+	group.Go(func() error {
+		giveMemoryBack(living)
+		return nil
 	})
 	s.ready.Store(true)
 	// Who waits for the file would wait for ever, so without it probed does not run.

@@ -88,7 +88,8 @@ func credentialsOf(ctx context.Context) Credentials {
 	var c Credentials
 	if p, ok := peer.FromContext(ctx); ok {
 		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
-			c.TLS = &info.State
+			state := info.State // of its own, or info were made for those who come without TLS as well
+			c.TLS = &state
 		}
 		if from, ok := p.Addr.(interface{ AddrPort() netip.AddrPort }); ok { // TCP; a unix socket has none
 			c.Remote = from.AddrPort().Addr().Unmap()
