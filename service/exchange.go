@@ -81,12 +81,12 @@ func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.Conver
 	if err != nil {
 		return statusOf(&frameError{"open", err})
 	}
-	idle := s.exchanges.Idle(&conversation)
-	taken := hangUpAfter(stream.Context(), idle)
+	patience := max(s.exchanges.Idle(&conversation), s.readerPatience) // a caller may be slow in a conversation that is quick
+	taken := hangUpAfter(stream.Context(), patience)
 	taken.Stop()
 	_, err = s.run(stream.Context(), probev1.ExchangeService_Converse_FullMethodName, open.GetTarget(), request, func(ctx context.Context) (*exchange.Outcome, error) {
 		outcome, err := s.exchanges.Converse(ctx, conversation, func(event exchange.Event) error {
-			taken.Reset(idle)
+			taken.Reset(patience)
 			defer taken.Stop()
 			return stream.SendMsg(lend(s.eventMessage(event, false), event))
 		})
