@@ -44,7 +44,7 @@ var begun = map[string]goroutines{
 	"cmd/probed.end":               {4, ofTheProgram},
 	"cmd/probed.recheck":           {1, ofTheProgram},
 	"cmd/probed.retire":            {1, ofTheProgram},
-	"cmd/probed.run":               {5, ofTheProgram},
+	"cmd/probed.run":               {6, ofTheProgram},
 }
 
 // A panic in a goroutine that nobody recovers from is the end of probed and of all its calls, so each place that starts one
