@@ -31,7 +31,8 @@ type conn struct {
 	sending    allowance // of who writes
 	receiving  allowance // of who reads
 	halfClosed atomic.Bool
-	unclean    bool // TLS was not ended before the connection was
+	last       atomic.Pointer[facts] // before it was closed under whoever uses it; nil: it was not
+	unclean    bool                  // TLS was not ended before the connection was
 }
 
 // piece is what one read returned.
@@ -49,6 +50,24 @@ func (p *piece) done() { p.buffer.Release() }
 func (p *piece) lend(b *buffers, size int) []byte {
 	p.buffer = b.lend(size)
 	return p.buffer.data[:size]
+}
+
+// facts are what only an open socket tells.
+type facts struct {
+	tcpInfo        *TCPInfo
+	options        *SocketOptions
+	unacknowledged uint64
+	acknowledges   bool // the transport does, and so tells what is not
+}
+
+// facts are those of now, or the last there were.
+func (c *conn) facts() facts {
+	now := facts{tcpInfo: c.tcpInfo(), options: c.socketOptions()}
+	now.unacknowledged, now.acknowledges = c.unacknowledged()
+	if last := c.last.Load(); last != nil {
+		return *last
+	}
+	return now
 }
 
 func newConn(c net.Conn, target Target, buffers *buffers) *conn {

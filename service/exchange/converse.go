@@ -88,7 +88,7 @@ const lingering = 500 * time.Millisecond
 func (t *conversation) run() *failure {
 	// The timeout was for opening. From here on there is the caller's context alone.
 	t.ctx = t.callerCtx
-	defer wokenBy(t.ctx, t.conn.Conn, &t.handing)()
+	defer wokenBy(t.ctx, t.conn.Conn, t.letGo)()
 	setReadDeadline(t.ctx, t.conn, time.Time{})
 	t.touch()
 	go t.take()

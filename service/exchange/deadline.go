@@ -3,7 +3,6 @@ package exchange
 import (
 	"context"
 	"net"
-	"sync/atomic"
 	"time"
 )
 
@@ -14,21 +13,20 @@ func longAgo() time.Time { return time.Unix(1, 0) }
 const heldPatience = 100 * time.Millisecond
 
 // wokenBy makes the end of ctx wake whatever waits on c, until the function that it returns is called. Who is handing an
-// event to a caller that takes none does not wait on c: when that lasts, c is closed, and the peer is not held by it.
-// handing may be nil: nobody does.
-func wokenBy(ctx context.Context, c net.Conn, handing *atomic.Bool) (stop func()) {
+// event to a caller that takes none does not wait on c; letGo is called while that may last, until it says that c is closed.
+// It may be nil: nobody does.
+func wokenBy(ctx context.Context, c net.Conn, letGo func() bool) (stop func()) {
 	woken, over := make(chan struct{}), make(chan struct{})
 	stopped := context.AfterFunc(ctx, func() {
 		defer close(woken)
 		_ = c.SetDeadline(longAgo())
-		for handing != nil {
+		for letGo != nil {
 			select {
 			case <-over:
 				return
 			case <-time.After(heldPatience):
 			}
-			if handing.Load() {
-				_ = c.Close()
+			if letGo() {
 				return
 			}
 		}
@@ -39,6 +37,17 @@ func wokenBy(ctx context.Context, c net.Conn, handing *atomic.Bool) (stop func()
 			<-woken
 		}
 	}
+}
+
+// letGo closes the connection if an event is being handed to the caller, so that the peer is not held by that.
+func (s *session) letGo() bool {
+	if !s.handing.Load() {
+		return false
+	}
+	last := s.conn.facts()
+	s.conn.last.Store(&last)
+	_ = s.conn.Conn.Close()
+	return true
 }
 
 // setReadDeadline sets the moment until which a read may wait; zero: for ever. The end of ctx wakes only once, so if that

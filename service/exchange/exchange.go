@@ -210,7 +210,7 @@ func (s *session) run(talk func(*session) *failure) *failure {
 
 // open is what comes between the connection and the first step.
 func (s *session) open() *failure {
-	defer wokenBy(s.ctx, s.conn.Conn, &s.handing)()
+	defer wokenBy(s.ctx, s.conn.Conn, s.letGo)()
 	s.opened = s.elapsed()
 	local, remote := s.conn.addresses()
 	s.outcome.Local, s.outcome.Remote = local, remote
@@ -228,7 +228,7 @@ func (s *session) open() *failure {
 
 // script carries out the steps of the request.
 func (s *session) script() *failure {
-	defer wokenBy(s.ctx, s.conn.Conn, &s.handing)()
+	defer wokenBy(s.ctx, s.conn.Conn, s.letGo)()
 	s.outcome.EndedBy = EndedByLastStep
 	for i, step := range s.request.Steps {
 		s.outcome.EndedBy = EndedByLastStep
@@ -335,12 +335,13 @@ func (s *session) halfClose() *failure {
 
 // close reads off the socket what only an open one tells, and closes it.
 func (s *session) close() {
-	s.outcome.TCPInfo, s.outcome.SocketOptions = s.conn.tcpInfo(), s.conn.socketOptions()
+	facts := s.conn.facts()
+	s.outcome.TCPInfo, s.outcome.SocketOptions = facts.tcpInfo, facts.options
 	if remote, err := netip.ParseAddrPort(s.conn.RemoteAddr().String()); err == nil {
 		s.outcome.Route = s.route(remote)
 	}
-	if unacknowledged, ok := s.conn.unacknowledged(); ok {
-		acknowledged := s.outcome.BytesSent - min(unacknowledged, s.outcome.BytesSent)
+	if facts.acknowledges {
+		acknowledged := s.outcome.BytesSent - min(facts.unacknowledged, s.outcome.BytesSent)
 		s.outcome.BytesAcknowledged = &acknowledged
 	}
 	for _, piece := range s.pending {

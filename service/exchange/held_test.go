@@ -69,6 +69,9 @@ func TestHeldEventDoesNotHoldThePeer(t *testing.T) {
 				if outcome.Reason != way.reason || outcome.Phase != PhaseReceive {
 					t.Errorf("%v in %v: %s", outcome.Reason, outcome.Phase, outcome.Error)
 				}
+				if outcome.SocketOptions == nil || (scheme != "unix") != (outcome.TCPInfo != nil && outcome.BytesAcknowledged != nil) {
+					t.Errorf("what the socket told last: %+v", outcome)
+				}
 				if took < timeout || took > 2*timeout {
 					t.Errorf("the peer's socket was closed after %v, want %v", took, timeout)
 				}
