@@ -195,7 +195,7 @@ func (p *Probed) atEnd(f func()) {
 }
 
 // Settle closes the callers, and asserts that probed holds no more goroutines and descriptors than when it was started, within
-// 2 s. The end of the test does so too.
+// 2 s. If not it ends, and tells what they are. The end of the test does so too.
 func (p *Probed) Settle() {
 	p.t.Helper()
 	p.mu.Lock()
@@ -216,7 +216,9 @@ func (p *Probed) Settle() {
 		}
 		<-time.After(20 * time.Millisecond)
 	}
-	p.t.Errorf("2 s after the last session probed has %+v; it began with %+v", after, p.before)
+	p.Signal(syscall.SIGQUIT) // it tells where it is
+	<-p.exited
+	p.t.Errorf("2 s after the last session probed has %+v; it began with %+v:\n%s", after, p.before, p.log)
 }
 
 // end asserts what has to hold at the end of any test.
@@ -230,7 +232,9 @@ func (p *Probed) end() {
 			<-p.exited
 			break
 		}
-		p.Settle()
+		if p.Settle(); p.t.Failed() {
+			break
+		}
 		p.Signal(syscall.SIGTERM)
 		if code, log := p.Wait(patience); code != 0 {
 			p.t.Errorf("exit code %d: %s", code, log)
