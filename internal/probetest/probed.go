@@ -85,6 +85,7 @@ func Start(t testing.TB, o Options) *Probed {
 	}, o.Args...)...)
 	p.command.Env = append(os.Environ(), o.Env...)
 	p.command.Stderr = p.log
+	p.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test that is killed leaves none behind
 	if err := p.within(p.command.Start); err != nil {
 		t.Fatal(err)
 	}
