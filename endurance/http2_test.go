@@ -38,7 +38,7 @@ func TestHTTP2Abuse(t *testing.T) {
 		{by: "bytes", frames: 12_000, connections: 1, closed: true},
 		{by: "padding", frames: few, connections: 4},
 		{by: "nothing", frames: few, connections: 4},
-		{by: "calls", frames: few, connections: 1},
+		{by: "calls", frames: promise.Times(400, 5_000), connections: 1},
 		{by: "continuation", frames: few, connections: 4, closed: true},
 		{by: "pings", frames: few, connections: 4, closed: true},
 		{by: "settings", frames: few, connections: 4},
@@ -70,7 +70,7 @@ func TestHTTP2Abuse(t *testing.T) {
 	if most > 32e6 {
 		t.Errorf("the RSS grew by %.1f MB", float64(most)/1e6)
 	}
-	if live > streams {
+	if live > streams+1 { // one is the good client's
 		t.Errorf("%d handlers at a time", live)
 	}
 	was, is := p99(before), max(p99(named), p99(others))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -61,14 +62,18 @@ type pacedConn struct {
 	closeOnce sync.Once
 
 	// Of the one who reads.
-	frames frameReader
-	left   float64 // how many idle frames may come at once; below zero: too many did
-	since  time.Time
+	in        frameReader
+	left      float64 // how many idle frames may come at once; below zero: too many did
+	since     time.Time
+	fragments int // so far
+
+	out    frameReader // of the one who writes
+	resets atomic.Int64
 }
 
 func newPacedConn(conn net.Conn) *pacedConn {
 	return &pacedConn{
-		Conn: conn, closed: make(chan struct{}), frames: frameReader{skip: len(http2.ClientPreface)},
+		Conn: conn, closed: make(chan struct{}), in: frameReader{skip: len(http2.ClientPreface)},
 		left: idleFramesAtOnce, since: time.Now(),
 	}
 }
@@ -86,12 +91,42 @@ func (c *pacedConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	now := time.Now()
-	c.left = min(c.left+now.Sub(c.since).Seconds()*idleFrames, idleFramesAtOnce) - c.frames.idle(p[:n])
+	c.left = min(c.left+now.Sub(c.since).Seconds()*idleFrames, idleFramesAtOnce) - c.idle(p[:n]) - float64(c.resets.Swap(0))
 	c.since = now
-	if c.frames.fragments > mostFragments {
+	if c.fragments > mostFragments {
 		return 0, errFragments
 	}
 	return n, err
+}
+
+// idle returns how many frames begin in what came that bring no call further.
+func (c *pacedConn) idle(p []byte) (n float64) {
+	for p, found := c.in.next(p); found; p, found = c.in.next(p) {
+		switch kind, flags, length := c.in.frame(); kind {
+		case http2.FrameHeaders: // a call, unless it is reset
+		case http2.FrameWindowUpdate: // who reads a long answer sends many
+		case http2.FrameData:
+			// Padding is nothing as well, and nobody pads.
+			if flags.Has(http2.FlagDataPadded) || length < messageHeader && !flags.Has(http2.FlagDataEndStream) {
+				c.fragments++
+				n += fragment
+			}
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+// Write writes. A call that is reset from here, because there are too many or something is wrong with it, is one that came
+// to nothing too.
+func (c *pacedConn) Write(p []byte) (int, error) {
+	for rest, found := c.out.next(p); found; rest, found = c.out.next(rest) {
+		if kind, _, _ := c.out.frame(); kind == http2.FrameRSTStream {
+			c.resets.Add(1)
+		}
+	}
+	return c.Conn.Write(p)
 }
 
 // Close closes the connection, and who waits to read is woken.
@@ -100,43 +135,30 @@ func (c *pacedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// frameReader follows the frames of a connection (RFC 9113, section 4.1).
+// frameReader follows the frames of one direction (RFC 9113, section 4.1).
 type frameReader struct {
-	skip      int // bytes until the next header
-	header    [9]byte
-	have      int // bytes of the header
-	fragments int // so far
+	skip   int // bytes until the next header
+	header [9]byte
+	have   int // bytes of the header
 }
 
-// idle returns how many frames begin in the next bytes that bring no call further.
-func (r *frameReader) idle(p []byte) (n float64) {
-	for len(p) > 0 {
-		if r.skip > 0 {
-			skipped := min(r.skip, len(p))
-			r.skip -= skipped
-			p = p[skipped:]
-			continue
-		}
-		copied := copy(r.header[r.have:], p)
-		r.have += copied
-		p = p[copied:]
-		if r.have < len(r.header) {
-			return n
-		}
-		r.have = 0
-		r.skip = int(binary.BigEndian.Uint32(r.header[:]) >> 8)
-		switch flags := http2.Flags(r.header[4]); http2.FrameType(r.header[3]) {
-		case http2.FrameHeaders: // a call; a limit bounds how many there are at a time
-		case http2.FrameWindowUpdate: // who reads a long answer sends many
-		case http2.FrameData:
-			// Padding is nothing as well, and nobody pads.
-			if flags.Has(http2.FlagDataPadded) || r.skip < messageHeader && !flags.Has(http2.FlagDataEndStream) {
-				r.fragments++
-				n += fragment
-			}
-		default:
-			n++
-		}
+// next reads up to behind the header of a frame, and tells whether there is one in p; frame is then what it says.
+func (r *frameReader) next(p []byte) (rest []byte, found bool) {
+	skipped := min(r.skip, len(p))
+	r.skip -= skipped
+	p = p[skipped:]
+	copied := copy(r.header[r.have:], p)
+	r.have += copied
+	p = p[copied:]
+	if r.have < len(r.header) {
+		return p, false
 	}
-	return n
+	r.have = 0
+	_, _, r.skip = r.frame()
+	return p, true
+}
+
+// frame is the frame whose header was read last.
+func (r *frameReader) frame() (kind http2.FrameType, flags http2.Flags, length int) {
+	return http2.FrameType(r.header[3]), http2.Flags(r.header[4]), int(binary.BigEndian.Uint32(r.header[:]) >> 8)
 }

@@ -45,7 +45,7 @@ func TestIdleFrames(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		whole, pieces, sum := new(frameReader), new(frameReader), 0.
+		whole, pieces, sum := new(pacedConn), new(pacedConn), 0.
 		for _, c := range b.Bytes() {
 			sum += pieces.idle([]byte{c})
 		}
@@ -97,6 +97,34 @@ func TestPacedConn(t *testing.T) {
 	}
 }
 
+// Calls that are reset from here wait as well.
+func TestPacedConnCountsRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		conn := newPacedConn(server)
+		defer conn.Close()
+		go func() { _, _ = io.Copy(io.Discard, client) }()
+		go func() {
+			_, _ = client.Write([]byte(http2.ClientPreface))
+			_, _ = client.Write([]byte("x"))
+		}()
+		f := http2.NewFramer(conn, nil)
+		for range idleFramesAtOnce + idleFrames {
+			_ = f.WriteData(1, false, make([]byte, 100))
+			_ = f.WriteRSTStream(1, http2.ErrCodeRefusedStream)
+		}
+		begin, buffer := time.Now(), make([]byte, 100)
+		for range 2 {
+			if _, err := conn.Read(buffer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(begin); took < 900*time.Millisecond || took > time.Second {
+			t.Errorf("%v, want a second", took)
+		}
+	})
+}
+
 // Who waits to read is woken when the connection is closed.
 func TestPacedConnCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -125,14 +153,14 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte("\xff\xff\xff\x06\xff\xff\xff\xff\xff"), 1)
 	f.Fuzz(func(t *testing.T, data []byte, cut int) {
 		cut = min(max(cut, 0), len(data))
-		whole, parts := new(frameReader), new(frameReader)
+		whole, parts := new(pacedConn), new(pacedConn)
 		want := whole.idle(data)
 		// A frame is free, one or a tenth: a sum of few is exact enough.
-		if got := parts.idle(data[:cut]) + parts.idle(data[cut:]); got-want > 1e-6 || want-got > 1e-6 || *whole != *parts {
-			t.Errorf("%v and %+v in one, %v and %+v in two", want, *whole, got, *parts)
+		if got := parts.idle(data[:cut]) + parts.idle(data[cut:]); got-want > 1e-6 || want-got > 1e-6 || whole.in != parts.in || whole.fragments != parts.fragments {
+			t.Errorf("%v and %+v in one, %v and %+v in two", want, whole.in, got, parts.in)
 		}
-		if whole.skip < 0 || whole.have >= len(whole.header) || want > float64(len(data))/9 {
-			t.Errorf("%v of %+v", want, *whole)
+		if whole.in.skip < 0 || whole.in.have >= len(whole.in.header) || want > float64(len(data))/9 {
+			t.Errorf("%v of %+v", want, whole.in)
 		}
 	})
 }
