@@ -37,8 +37,9 @@ build: bin/probed bin/probectl ## bin/probed and bin/probectl
 bin/probed bin/probectl: bin/%: FORCE
 	$(BUILD) -o $@ ./cmd/$*
 
-test: ## the tests that need nothing but Go and a C compiler, race detector on
+test: ## the tests that need no more than Go, a C compiler, ip and nft, race detector on
 	@command -v "$$(go env CC)" >/dev/null || { echo >&2 'the race detector needs a C compiler: apt-get install gcc libc6-dev'; exit 1; }
+	@command -v ip >/dev/null && command -v nft >/dev/null || { echo >&2 'tests of the network make one with ip and nft: apt-get install iproute2 nftables'; exit 1; }
 	go vet -tags system ./...
 	CGO_ENABLED=1 go test -race ./...
 
