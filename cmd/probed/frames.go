@@ -17,7 +17,7 @@ const (
 	// many may come without a pause. The most frequent that a client has use for are resets: of calls that it gives up. Each
 	// takes some 30 µs, for a handler that begins and ends: without a bound, one connection takes all the processors there
 	// are, and callers on others wait 5 ms for a look-up of 0.3 ms, and 100 ms for the slowest in a hundred.
-	idleFrames       = 500
+	idleFrames       = 300
 	idleFramesAtOnce = 250
 	// pacedRead is how much is read at a time of a connection that has to wait: few frames, so that what they cause does not
 	// come in bursts either.
