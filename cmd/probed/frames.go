@@ -17,8 +17,8 @@ const (
 	// many may come without a pause. The most frequent that a client has use for are resets: of calls that it gives up. Each
 	// takes some 30 µs, for a handler that begins and ends: without a bound, one connection takes all the processors there
 	// are, and callers on others wait 5 ms for a look-up of 0.3 ms, and 100 ms for the slowest in a hundred.
-	idleFrames       = 300
-	idleFramesAtOnce = 250
+	idleFrames       = 200
+	idleFramesAtOnce = 200
 	// pacedRead is how much is read at a time of a connection that has to wait: few frames, so that what they cause does not
 	// come in bursts either.
 	pacedRead = 512
@@ -27,6 +27,9 @@ const (
 	mostFragments = 10_000
 	// fragment is what one is to an idle frame: it costs less time.
 	fragment = 0.1
+	// ping is what one is to an idle frame. Clients measure their connection with one a round trip, as long as anything comes:
+	// thousands a second where the round trip is short. Those that come while nothing does, gRPC refuses.
+	ping = 0.02
 	// messageHeader is what each message of gRPC begins with. Clients send it together with what follows.
 	messageHeader = 5
 )
@@ -105,6 +108,8 @@ func (c *pacedConn) idle(p []byte) (n float64) {
 		switch kind, flags, length := c.in.frame(); kind {
 		case http2.FrameHeaders: // a call, unless it is reset
 		case http2.FrameWindowUpdate: // who reads a long answer sends many
+		case http2.FramePing:
+			n += ping
 		case http2.FrameData:
 			// Padding is nothing as well, and nobody pads.
 			if flags.Has(http2.FlagDataPadded) || length < messageHeader && !flags.Has(http2.FlagDataEndStream) {

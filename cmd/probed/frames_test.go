@@ -32,7 +32,7 @@ func TestIdleFrames(t *testing.T) {
 		{"nothing", func(f *http2.Framer) error { return f.WriteData(1, false, nil) }, fragment},
 		{"padding", func(f *http2.Framer) error { return f.WriteDataPadded(1, true, make([]byte, 10), make([]byte, 10)) }, fragment},
 		{"settings", func(f *http2.Framer) error { return f.WriteSettings() }, 1},
-		{"a ping", func(f *http2.Framer) error { return f.WritePing(false, [8]byte{}) }, 1},
+		{"a ping", func(f *http2.Framer) error { return f.WritePing(false, [8]byte{}) }, ping},
 		{"a priority", func(f *http2.Framer) error { return f.WritePriority(1, http2.PriorityParam{StreamDep: 3}) }, 1},
 		{"more headers", func(f *http2.Framer) error { return f.WriteContinuation(1, true, make([]byte, 20_000)) }, 1},
 		{"an end of all", func(f *http2.Framer) error { return f.WriteGoAway(1, http2.ErrCodeNo, nil) }, 1},
@@ -66,6 +66,7 @@ func TestPacedConn(t *testing.T) {
 	}{
 		{"messages", func(f *http2.Framer) error { return f.WriteData(1, false, make([]byte, 100)) }, 10_000, 0, io.EOF},
 		{"resets", func(f *http2.Framer) error { return f.WriteRSTStream(1, http2.ErrCodeCancel) }, 2250, 1, io.EOF},
+		{"pings of a client that measures", func(f *http2.Framer) error { return f.WritePing(false, [8]byte{}) }, 10_000, ping, io.EOF},
 		{"few pieces", func(f *http2.Framer) error { return f.WriteData(1, false, []byte{1}) }, mostFragments, fragment, io.EOF},
 		{"too many", func(f *http2.Framer) error { return f.WriteData(1, false, []byte{1}) }, mostFragments + 1, fragment, errFragments},
 	} {
