@@ -24,7 +24,7 @@ import (
 // A long reply goes through, and nothing of it stays.
 func TestLongReply(t *testing.T) {
 	const most = 64 << 20
-	size := promise.Times[int64](1<<30, 10<<30)
+	size := promise.Times[int64](256<<20, 10<<30)
 	peer := nettest.TCP(t, nettest.Flood(size))
 	p := probetest.Start(t, probetest.Options{})
 	for _, way := range []struct {
@@ -51,7 +51,7 @@ func TestLongReply(t *testing.T) {
 			if memory > most {
 				t.Errorf("probed takes %d bytes, want at most %d", memory, most)
 			}
-			promise.LongRepliesAreFlat.Reached(t, "%s: %d GiB, %.0f MiB", way.name, size>>30, float64(memory)/(1<<20))
+			promise.LongRepliesAreFlat.Reached(t, "%s: %.2f GiB, %.0f MiB", way.name, float64(size)/(1<<30), float64(memory)/(1<<20))
 		})
 	}
 }
