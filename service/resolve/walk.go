@@ -43,12 +43,12 @@ func (w *walk) local() ([]localAddress, error) {
 
 // newWalk starts a lookup. The time is bounded by timeout, when it is above
 // zero, and by ctx. The answer is due by then, so the last server is waited for
-// a fortieth less: of many lookups that end at once, the last ones wait for a
+// a twentieth less: of many lookups that end at once, the last ones wait for a
 // processor.
 func (r *Resolver) newWalk(ctx context.Context, timeout time.Duration) *walk {
 	w := &walk{r: r, ctx: ctx, start: time.Now(), sys: r.system()}
 	if timeout > 0 {
-		w.deadline = w.start.Add(timeout - timeout/40)
+		w.deadline = w.start.Add(timeout - timeout/20)
 	}
 	if d, ok := ctx.Deadline(); ok && (w.deadline.IsZero() || d.Before(w.deadline)) {
 		w.deadline = d
