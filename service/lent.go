@@ -34,7 +34,9 @@ func marshalLent(event lentEvent) (mem.BufferSlice, error) {
 		return nil, nil
 	}
 	// The other fields go behind the bytes, as any order will do (the encoding of Protocol Buffers, "field order").
-	others, err := proto.Marshal(&probev1.Chunk{Offset: chunk.GetOffset(), Elapsed: chunk.GetElapsed(), Datagram: chunk.GetDatagram()})
+	chunk.Data = nil
+	others, err := proto.Marshal(chunk)
+	chunk.Data = data
 	if err != nil {
 		return nil, err
 	}

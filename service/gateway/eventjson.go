@@ -31,9 +31,9 @@ func writeEvent(w io.Writer, event *probev1.ExchangeResponse) error {
 		_, err = w.Write(text)
 		return err
 	}
-	chunk := event.GetChunk()
-	others := &probev1.Chunk{Offset: chunk.GetOffset(), Elapsed: chunk.GetElapsed(), Datagram: chunk.GetDatagram()}
-	text, err := marshal.Marshal(&probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Chunk{Chunk: others}})
+	event.GetChunk().Data = nil
+	text, err := marshal.Marshal(event)
+	event.GetChunk().Data = data
 	if err != nil {
 		return err
 	}
