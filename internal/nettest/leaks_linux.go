@@ -51,7 +51,7 @@ func leaked(before []string) error {
 	}
 	after, err := descriptors()
 	if err == nil && len(after) > len(before) {
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond) // between one look and the next: who calls has a deadline
 		err = tooMany(before, after)
 	}
 	return err
@@ -97,6 +97,7 @@ func CheckFDs(t testing.TB) {
 	before := mustList(t)
 	t.Cleanup(func() {
 		var after []string
+		// Sleeps between one look and the next, until the deadline.
 		for deadline := time.Now().Add(settling); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 			if after = mustList(t); len(after) <= len(before) {
 				return
