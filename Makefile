@@ -23,7 +23,7 @@ PROTO_IMPORTS := .build/proto
 # an empty image.
 BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: help demo build test test-system lint generate check-generate check-breaking soak fuzz bench vuln image clean FORCE
+.PHONY: help demo build test test-system lint generate check-generate check-breaking soak fuzz bench microbench vuln image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -70,7 +70,10 @@ soak: ## every promise of docs/endurance.md at its number; prints the table (abo
 fuzz: ## every fuzz target for FUZZTIME (30s) each
 	tools/fuzz $(FUZZTIME)
 
-bench: ## the benchmarks that match BENCH (all)
+bench: ## measure against what people would use instead; fails when a bar does not hold (ROW=NAME: one row)
+	tools/bench $(ROW)
+
+microbench: ## the benchmarks of the engines that match BENCH (all), with their allocations
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
 vuln: $(TOOLS)/govulncheck ## known vulnerabilities in what is used; needs their database, which is on the network
