@@ -116,9 +116,9 @@ var house = map[string]room{
 		ours:   []string{"gen/probe/v1", "internal/nettest"},
 		others: []string{"google.golang.org/genproto", "google.golang.org/grpc", "google.golang.org/protobuf"},
 	},
-	"internal/promise":        {},
+	"internal/promise": {},
 	// The callers and peers of what it measures.
-	"bench": {ours: []string{"gen/probe/v1"}, others: []string{"google.golang.org/grpc", "google.golang.org/protobuf"}},
+	"bench":                   {ours: []string{"gen/probe/v1"}, others: []string{"google.golang.org/grpc", "google.golang.org/protobuf"}},
 	"internal/promise/report": {ours: []string{"internal/promise"}},
 	"endurance":               {},
 }
