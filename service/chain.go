@@ -2,6 +2,8 @@ package service
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -169,10 +171,12 @@ func (s *streamWithContext) Context() context.Context { return s.ctx }
 // requestIDLink gives each request an id.
 func requestIDLink() Interceptors {
 	return withContext(func(ctx context.Context, _ string) (context.Context, error) {
-		id := fmt.Sprintf("%016x", rand.Uint64()) // names a line in a log; it guards nothing
+		var random [8]byte
+		binary.BigEndian.PutUint64(random[:], rand.Uint64()) // names a line in a log; it guards nothing
+		id := hex.EncodeToString(random[:])
 		ctx = context.WithValue(ctx, requestIDKey{}, id)
 		// The trailer has the id as well, for those who see nothing but how a stream ended.
-		header := metadata.Pairs(RequestIDHeader, id)
+		header := metadata.MD{RequestIDHeader: {id}}
 		return ctx, statusOf(errors.Join(grpc.SetHeader(ctx, header), grpc.SetTrailer(ctx, header)))
 	})
 }

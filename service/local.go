@@ -184,7 +184,7 @@ func (t *localTransport) SetHeader(md metadata.MD) error {
 	if t.sent {
 		return fmt.Errorf("the header of %s has been sent", t.method)
 	}
-	t.header = metadata.Join(t.header, md)
+	t.header = joinMetadata(t.header, md)
 	return nil
 }
 
@@ -199,8 +199,16 @@ func (t *localTransport) SendHeader(md metadata.MD) error {
 func (t *localTransport) SetTrailer(md metadata.MD) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.trailer = metadata.Join(t.trailer, md)
+	t.trailer = joinMetadata(t.trailer, md)
 	return nil
+}
+
+// joinMetadata is metadata.Join without a copy of what is set first, and often alone. Nobody changes it.
+func joinMetadata(first, second metadata.MD) metadata.MD {
+	if len(first) == 0 {
+		return second
+	}
+	return metadata.Join(first, second)
 }
 
 func (t *localTransport) sendHeader() {

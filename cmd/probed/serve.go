@@ -48,6 +48,10 @@ const (
 	// opsConnections is how many connections the operations listener has at a time: it is open to who reaches it, and must
 	// not take the descriptors that callers need.
 	opsConnections = 64
+	// streamWorkers is how many goroutines stay to carry out the next call. The stack of a new one has to grow on the way
+	// through the chain, four times: of a look-up's 315,000 instructions that took 120,000. A call that finds none waiting gets
+	// a new one. Those that wait take 64 × 8 KiB.
+	streamWorkers = 64
 	// idleConnection is how long a connection on which nobody asks anything is kept.
 	idleConnection = 2 * time.Minute
 	// oldConnection is when a client is asked to connect anew, with the certificates of then. What is under way goes on.
@@ -243,7 +247,7 @@ func (s *server) assemble(getenv func(string) string) error {
 
 // grpcOptions are all there are that bound what one connection, or one call, can make probed hold. What is not here is
 // as grpc has it: buffers of 32 KiB a connection for reading, none for writing while it is idle, HPACK tables of 4 KiB, a
-// goroutine a call, and answers of any size, since their size is ours.
+// goroutine a call above the first, and answers of any size, since their size is ours.
 func (s *server) grpcOptions() []grpc.ServerOption {
 	options := []grpc.ServerOption{
 		grpc.StaticStreamWindowSize(streamWindow),
@@ -254,6 +258,7 @@ func (s *server) grpcOptions() []grpc.ServerOption {
 		grpc.ConnectionTimeout(s.limits.HandshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second, MaxConnectionIdle: idleConnection, MaxConnectionAge: oldConnection}),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.WaitForHandlers(true), // so that nothing of a call is left when Stop returns
 	}
 	security := insecure.NewCredentials()
