@@ -23,7 +23,7 @@ PROTO_IMPORTS := .build/proto
 # an empty image.
 BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: help demo build test test-system lint generate check-generate check-breaking soak fuzz bench microbench vuln image clean FORCE
+.PHONY: help demo build test test-system lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -72,6 +72,9 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 
 bench: ## measure against what people would use instead; fails when a bar does not hold (ROW=NAME: one row)
 	tools/bench $(ROW)
+
+growth: ## measure how cost grows with sessions, bytes and addresses; writes docs/growth
+	tools/growth
 
 microbench: ## the benchmarks of the engines that match BENCH (all), with their allocations
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...

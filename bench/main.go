@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if o.growth != "" {
-		return measureGrowth(ctx, o, stderr)
+		return measureGrowth(ctx, o, stdout, stderr)
 	}
 	fmt.Fprint(stdout, tableHead)
 	missed := false

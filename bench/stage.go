@@ -317,3 +317,19 @@ func (p *probed) memory(line string) (float64, error) {
 	}
 	return 0, fmt.Errorf("/proc has no %s", line)
 }
+
+// cpu is how much processor time it has taken.
+func (p *probed) cpu() (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // from the third of proc(5) on
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc has no times: %s", text)
+	}
+	user, err1 := strconv.ParseInt(fields[11], 10, 64)
+	system, err2 := strconv.ParseInt(fields[12], 10, 64)
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
+	return time.Duration(user+system) * tick, errors.Join(err1, err2)
+}
