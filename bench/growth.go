@@ -28,6 +28,10 @@ var growths = []growth{
 		sizes: []int64{1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9}, start: replySizes,
 	},
 	{
+		name: "chunks", columns: []string{"buffer_size", "MB/s", "CPU per MB, ms", "peak memory, MiB"},
+		sizes: []int64{1 << 10, 4 << 10, 16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20}, start: chunkSizes,
+	},
+	{
 		name: "addresses", columns: []string{"addresses", "LookupHost, ms", "its CPU, ms", "GetAddressInfo, ms", "its CPU, ms"},
 		sizes: []int64{1, 2, 5, 10, 20, 50, 100}, start: addresses,
 	},
@@ -220,6 +224,29 @@ func replySizes(s *stage) (func(context.Context, int64) ([]float64, error), erro
 		most, err := p.memory("VmHWM")
 		megabytes := float64(size) / 1e6
 		return []float64{wall, megabytes / wall * 1e3, cpu, cpu / megabytes, most / (1 << 10)}, err
+	}, nil
+}
+
+// chunkSizes are a long reply, by gRPC, in chunks of one size.
+func chunkSizes(s *stage) (func(context.Context, int64) ([]float64, error), error) {
+	return func(ctx context.Context, size int64) ([]float64, error) {
+		s := &stage{ctx: ctx, options: s.options}
+		defer s.close()
+		p, source, conn, err := s.replies()
+		if err != nil {
+			return nil, err
+		}
+		reply := min(s.length()/2, size<<16)
+		wall, cpu, err := s.repeated(ctx, p, func(ctx context.Context) error {
+			_, err := takeInChunks(ctx, conn, source, reply, int32(size))
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		most, err := p.memory("VmHWM")
+		megabytes := float64(reply) / 1e6
+		return []float64{megabytes / wall * 1e3, cpu / megabytes, most / (1 << 10)}, err
 	}, nil
 }
 

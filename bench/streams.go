@@ -91,8 +91,14 @@ func asking(bytes int64) string { return fmt.Sprintf("GET /%d HTTP/1.0\r\n\r\n",
 
 // takeByGRPC asks a source through probed, discards what comes, and returns how much it was.
 func takeByGRPC(ctx context.Context, conn *grpc.ClientConn, source string, bytes int64) (int64, error) {
+	return takeInChunks(ctx, conn, source, bytes, 0)
+}
+
+// takeInChunks is the same with chunks of at most so many bytes; 0: as probed likes.
+func takeInChunks(ctx context.Context, conn *grpc.ClientConn, source string, bytes int64, size int32) (int64, error) {
 	stream, err := probev1.NewExchangeServiceClient(conn).Exchange(ctx, &probev1.ExchangeRequest{
 		Target: source, Payload: &probev1.ExchangeRequest_Text{Text: asking(bytes)}, Timeout: durationpb.New(5 * time.Minute),
+		BufferSize: size,
 	})
 	if err != nil {
 		return 0, err
