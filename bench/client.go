@@ -68,7 +68,7 @@ var (
 func (s *stage) wrk(url, authorization string) measurement {
 	return func(ctx context.Context) (float64, error) {
 		out, err := output(ctx, "wrk", "--threads=1", fmt.Sprint("--connections=", callers), "--header=Authorization: "+authorization,
-			fmt.Sprintf("--duration=%ds", max(1, int(s.time/time.Second))), url)
+			fmt.Sprintf("--duration=%ds", max(1, int(s.time/time.Second))), url) // wrk knows whole seconds alone
 		if err != nil {
 			return 0, err
 		}
@@ -92,7 +92,7 @@ func (s *stage) h2load(name, address, fullMethod, authorization string, request 
 	return func(ctx context.Context) (float64, error) {
 		args := []string{
 			fmt.Sprintf("--clients=%d", callers), "--max-concurrent-streams=1", "--threads=1", "--data=" + path,
-			fmt.Sprintf("--duration=%ds", max(1, int(s.time/time.Second))), "--warm-up-time=200ms",
+			fmt.Sprintf("--duration=%dms", s.time.Milliseconds()), "--warm-up-time=200ms",
 			"--header=content-type: application/grpc", "--header=te: trailers",
 		}
 		if authorization != "" {
