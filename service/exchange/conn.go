@@ -6,8 +6,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -62,8 +62,7 @@ type facts struct {
 
 // facts are those of now, or the last there were.
 func (c *conn) facts() facts {
-	now := facts{tcpInfo: c.tcpInfo(), options: c.socketOptions()}
-	now.unacknowledged, now.acknowledges = c.unacknowledged()
+	now := c.ask()
 	if last := c.last.Load(); last != nil {
 		return *last
 	}
@@ -101,10 +100,22 @@ func socketOf(c net.Conn, target Target) Socket {
 	if target.IsDatagram() {
 		s.Type, s.Protocol = resolve.SOCK_DGRAM, resolve.IPPROTO_UDP
 	}
-	if host, _, err := net.SplitHostPort(c.RemoteAddr().String()); err == nil && !strings.Contains(host, ":") {
+	if remoteAddress(c).Addr().Is4() {
 		s.Family = resolve.AF_INET
 	}
 	return s
+}
+
+// remoteAddress is where an internet socket is connected to; invalid for others.
+func remoteAddress(c net.Conn) netip.AddrPort {
+	var remote netip.AddrPort
+	switch address := c.RemoteAddr().(type) {
+	case *net.TCPAddr:
+		remote = address.AddrPort()
+	case *net.UDPAddr:
+		remote = address.AddrPort()
+	}
+	return netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
 }
 
 // addresses returns both ends in words. A unix socket is dialled by descriptor, so its name is that of the target.

@@ -86,15 +86,13 @@ type race struct {
 	results  chan result   // one for each attempt; never blocks
 	running  int
 	all      bool // there is no winner: each attempt is an answer
+	winner   net.Conn
+	crashed  crash
 }
 
 func newRace(s *session, requests []dial.Request) *race {
-	return &race{
-		session:  s,
-		requests: requests,
-		admitted: make(chan struct{}, len(requests)),
-		results:  make(chan result, len(requests)),
-	}
+	s.outcome.Attempts = make([]Attempt, 0, len(requests))
+	return &race{session: s, requests: requests}
 }
 
 type result struct {
@@ -107,9 +105,25 @@ type result struct {
 
 // run returns the connection that won, or nil. No attempt is under way any more when it returns.
 func (r *race) run() net.Conn {
+	if len(r.requests) == 1 && r.sink == nil {
+		// There is nobody to race, and nobody to tell anything meanwhile.
+		r.running++
+		index := r.next()
+		r.take(r.try(r.ctx, index, r.outcome.Attempts[index], func() {}))
+	} else {
+		r.runAll()
+	}
+	if r.crashed.value != nil && r.winner != nil {
+		_ = r.winner.Close()
+	}
+	r.crashed.again()
+	return r.winner
+}
+
+func (r *race) runAll() {
+	r.admitted, r.results = make(chan struct{}, len(r.requests)), make(chan result, len(r.requests))
 	ctx, cancel := context.WithCancelCause(r.ctx)
 	defer cancel(nil)
-	r.outcome.Attempts = make([]Attempt, 0, len(r.requests))
 	next := func() {
 		if len(r.outcome.Attempts) < len(r.requests) && ctx.Err() == nil {
 			r.start(ctx)
@@ -121,8 +135,6 @@ func (r *race) run() net.Conn {
 	}
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
-	var winner net.Conn
-	var crashed crash
 	for range atOnce {
 		next()
 	}
@@ -134,39 +146,40 @@ func (r *race) run() net.Conn {
 			next()
 			timer.Reset(delay)
 		case result := <-r.results:
-			r.running--
-			if result.crash.value != nil && crashed.value == nil {
-				crashed = result.crash
+			if result.conn != nil || result.crash.value != nil {
 				cancel(errOutrun)
 			}
-			r.outcome.Attempts[result.index] = result.attempt
-			switch {
-			case result.conn != nil && winner == nil:
-				winner = result.conn
-				cancel(errOutrun)
-			case result.conn != nil: // it connected while the winner was being told
-				_ = result.conn.Close()
-			}
-			if result.admitted { // which may be known before r.admitted has told
-				r.release()
-			}
-			// That the caller has gone ends the context, and with it the attempts.
-			_ = r.emit(result.attempt)
+			r.take(result)
 			if result.conn == nil {
 				next()
 				timer.Reset(delay)
 			}
 		}
 	}
-	if crashed.value != nil && winner != nil {
-		_ = winner.Close()
-	}
-	crashed.again()
-	return winner
 }
 
-// start begins the next attempt. Its goroutine ends with its result, which run waits for.
-func (r *race) start(ctx context.Context) {
+// take notes what came of an attempt.
+func (r *race) take(result result) {
+	r.running--
+	if result.crash.value != nil && r.crashed.value == nil {
+		r.crashed = result.crash
+	}
+	r.outcome.Attempts[result.index] = result.attempt
+	switch {
+	case result.conn != nil && r.winner == nil:
+		r.winner = result.conn
+	case result.conn != nil: // it connected while the winner was being told
+		_ = result.conn.Close()
+	}
+	if result.admitted { // which may be known before r.admitted has told
+		r.release()
+	}
+	// That the caller has gone ends the context, and with it the attempts.
+	_ = r.emit(result.attempt)
+}
+
+// next puts the next attempt on the list, and returns its index.
+func (r *race) next() int {
 	index := len(r.outcome.Attempts)
 	request := r.requests[index]
 	attempt := Attempt{Address: request.Path, Phase: PhaseConnect, Start: r.elapsed(), address: request.Address}
@@ -174,37 +187,46 @@ func (r *race) start(ctx context.Context) {
 		attempt.Address = request.Address.String()
 	}
 	r.outcome.Attempts = append(r.outcome.Attempts, attempt)
+	return index
+}
+
+// start begins the next attempt. Its goroutine ends with its result, which run waits for.
+func (r *race) start(ctx context.Context) {
+	index := r.next()
+	attempt := r.outcome.Attempts[index]
 	r.running++
 	go func() {
-		var conn net.Conn
-		var crash crash
-		defer func() {
-			if crash.value != nil {
-				if conn != nil {
-					_ = conn.Close()
-				}
-				r.results <- result{index: index, attempt: attempt, crash: crash}
-			}
-		}()
-		defer crash.catch()
-		admitted := false
-		request.Admitted = func() {
-			admitted = true
-			r.admitted <- struct{}{}
-		}
-		begin := time.Now()
-		var err error
-		conn, err = r.dial(ctx, request, &attempt)
-		attempt.Duration = time.Since(begin)
-		if err == nil && r.all {
-			r.check(ctx, conn, &attempt)
-			conn = nil
-		}
-		if hook := r.config.Hooks.Dialled; hook != nil {
-			hook(r.request.Target.Scheme, attempt.Reason, attempt.Duration)
-		}
-		r.results <- result{index: index, attempt: attempt, admitted: admitted, conn: conn}
+		r.results <- r.try(ctx, index, attempt, func() { r.admitted <- struct{}{} })
 	}()
+}
+
+// try carries an attempt out. admit is called when the policy has admitted its address.
+func (r *race) try(ctx context.Context, index int, attempt Attempt, admit func()) (out result) {
+	out.index, out.attempt = index, attempt
+	defer func() {
+		if out.crash.value != nil && out.conn != nil {
+			_ = out.conn.Close()
+			out.conn = nil
+		}
+	}()
+	defer out.crash.catch()
+	request := r.requests[index]
+	request.Admitted = func() {
+		out.admitted = true
+		admit()
+	}
+	begin := time.Now()
+	var err error
+	out.conn, err = r.dial(ctx, request, &out.attempt)
+	out.attempt.Duration = time.Since(begin)
+	if err == nil && r.all {
+		r.check(ctx, out.conn, &out.attempt)
+		out.conn = nil
+	}
+	if hook := r.config.Hooks.Dialled; hook != nil {
+		hook(r.request.Target.Scheme, out.attempt.Reason, out.attempt.Duration)
+	}
+	return out
 }
 
 // dial opens the connection of an attempt.

@@ -34,9 +34,7 @@ func TestCrashStaysInItsSession(t *testing.T) {
 		}
 		return bomb{c.(*net.TCPConn)}, nil
 	}
-	run := func(x *Exchanger, steps ...Step) {
-		x.Run(t.Context(), Request{Target: target, Steps: steps}, nil)
-	}
+	listen := func(Event) error { return nil }
 	secured := target
 	secured.Scheme = "tls"
 	for name, tt := range map[string]struct {
@@ -46,9 +44,15 @@ func TestCrashStaysInItsSession(t *testing.T) {
 	}{
 		"an attempt": {
 			dial: func(context.Context, dial.Request) (net.Conn, error) { panic("a bug in a goroutine of the session") },
-			run:  func(x *Exchanger) { run(x) },
+			run:  func(x *Exchanger) { x.Run(t.Context(), Request{Target: target}, listen) },
 		},
-		"a send": {dial: booby, run: func(x *Exchanger) { run(x, Send{Data: nettest.Data(16 << 20)}) }},
+		"the only attempt, of which nobody is told": {
+			dial: func(context.Context, dial.Request) (net.Conn, error) { panic("a bug in a goroutine of the session") },
+			run:  func(x *Exchanger) { x.Run(t.Context(), Request{Target: target}, nil) },
+		},
+		"a send": {dial: booby, run: func(x *Exchanger) {
+			x.Run(t.Context(), Request{Target: target, Steps: []Step{Send{Data: nettest.Data(16 << 20)}}}, nil)
+		}},
 		"the sender of a conversation": {dial: booby, run: func(x *Exchanger) {
 			steps := []Step{Send{Data: []byte("x")}}
 			_, _ = x.Converse(t.Context(), Conversation{Request: Request{Target: target}, Next: func() (Step, error) {
@@ -68,10 +72,15 @@ func TestCrashStaysInItsSession(t *testing.T) {
 		"an attempt that is connected": {
 			dial:  open,
 			hooks: Hooks{Dialled: func(string, Reason, time.Duration) { panic("a bug in a goroutine of the session") }},
-			run:   func(x *Exchanger) { run(x) },
+			run:   func(x *Exchanger) { x.Run(t.Context(), Request{Target: target}, listen) },
+		},
+		"the only attempt, connected": {
+			dial:  open,
+			hooks: Hooks{Dialled: func(string, Reason, time.Duration) { panic("a bug in a goroutine of the session") }},
+			run:   func(x *Exchanger) { x.Run(t.Context(), Request{Target: target}, nil) },
 		},
 		"the handshake of an attempt": {dial: booby, run: func(x *Exchanger) {
-			x.Run(t.Context(), Request{Target: secured, AllAddresses: true}, nil)
+			x.Run(t.Context(), Request{Target: secured, AllAddresses: true}, listen)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

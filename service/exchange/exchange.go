@@ -78,6 +78,7 @@ type Hooks struct {
 type Exchanger struct {
 	config  Config
 	buffers buffers
+	router  router
 }
 
 // New returns an Exchanger. It opens nothing and starts no goroutine.
@@ -115,6 +116,8 @@ func (x *Exchanger) session(ctx context.Context, request Request, sends bool, em
 	if hooks.SessionStart != nil {
 		hooks.SessionStart(scheme)
 	}
+	x.router.begin()
+	defer x.router.end()
 	request.Timeout = x.config.Limits.timeout(request.Timeout)
 	request.BufferSize = min(request.BufferSize, MaxBufferSize)
 	callerCtx, leave := context.WithCancelCause(ctx)
@@ -210,7 +213,9 @@ func (s *session) run(talk func(*session) *failure) *failure {
 
 // open is what comes between the connection and the first step.
 func (s *session) open() *failure {
-	defer wokenBy(s.ctx, s.conn.Conn, s.letGo)()
+	if s.sink != nil || s.request.Target.Scheme == "tls" { // else nothing waits
+		defer wokenBy(s.ctx, s.conn.Conn, s.letGo)()
+	}
 	s.opened = s.elapsed()
 	local, remote := s.conn.addresses()
 	s.outcome.Local, s.outcome.Remote = local, remote
@@ -228,7 +233,9 @@ func (s *session) open() *failure {
 
 // script carries out the steps of the request.
 func (s *session) script() *failure {
-	defer wokenBy(s.ctx, s.conn.Conn, s.letGo)()
+	if len(s.request.Steps) > 0 {
+		defer wokenBy(s.ctx, s.conn.Conn, s.letGo)()
+	}
 	s.outcome.EndedBy = EndedByLastStep
 	for i, step := range s.request.Steps {
 		s.outcome.EndedBy = EndedByLastStep
@@ -309,6 +316,9 @@ func (s *session) resolve() ([]netip.AddrPort, *failure) {
 // interleave keeps the order within each family and takes turns between the two, the family of the first address first,
 // so that one family that is broken does not hold up the other (RFC 8305, section 4).
 func interleave(addresses []netip.Addr) []netip.Addr {
+	if len(addresses) < 2 {
+		return addresses
+	}
 	var first, second []netip.Addr
 	for _, address := range addresses {
 		if address.Is4() == addresses[0].Is4() {
@@ -337,7 +347,7 @@ func (s *session) halfClose() *failure {
 func (s *session) close() {
 	facts := s.conn.facts()
 	s.outcome.TCPInfo, s.outcome.SocketOptions = facts.tcpInfo, facts.options
-	if remote, err := netip.ParseAddrPort(s.conn.RemoteAddr().String()); err == nil {
+	if remote := remoteAddress(s.conn); remote.Addr().IsValid() {
 		s.outcome.Route = s.route(remote)
 	}
 	if facts.acknowledges {
@@ -352,7 +362,7 @@ func (s *session) close() {
 
 // route is the way to an address that the exchange takes; nil when it is not to be known.
 func (s *session) route(to netip.AddrPort) *Route {
-	return routeTo(to, s.request.Source, s.request.Interface)
+	return s.router.to(to, s.request.Source, s.request.Interface)
 }
 
 // emit hands an event to the caller, or keeps it back until the policy has admitted an address. Its error is

@@ -5,84 +5,151 @@ import (
 	"iter"
 	"net/netip"
 	"strconv"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// routeTo asks the kernel which way packets to address take when they come from source and leave by the interface
+// mostRouteSockets is how many sockets are kept for the next question. As many are asked at a time as there are threads.
+const mostRouteSockets = 4
+
+// router asks the kernel for routes. While exchanges are under way it keeps what it asks by, since to open that takes as
+// long as to ask; behind the last of them it holds nothing. The zero value is ready.
+type router struct {
+	mu       sync.Mutex
+	underWay int // exchanges
+	idle     []*routeSocket
+}
+
+// routeSocket is a conversation with the kernel, in which each question has one answer.
+type routeSocket struct {
+	fd    int
+	reply [4096]byte
+}
+
+// begin says that an exchange is under way, until end.
+func (r *router) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.underWay++
+}
+
+func (r *router) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.underWay--; r.underWay > 0 {
+		return
+	}
+	for _, s := range r.idle {
+		unix.Close(s.fd)
+	}
+	r.idle = nil
+}
+
+// take returns a socket that is the caller's alone; nil when there is none to be had.
+func (r *router) take() *routeSocket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.idle); n > 0 {
+		s := r.idle[n-1]
+		r.idle = r.idle[:n-1]
+		return s
+	}
+	//nolint:forbidigo // No packet leaves by this socket: netlink is a conversation with the kernel.
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil
+	}
+	return &routeSocket{fd: fd}
+}
+
+// giveBack keeps a socket, or closes it.
+func (r *router) giveBack(s *routeSocket) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.underWay > 0 && len(r.idle) < mostRouteSockets {
+		r.idle = append(r.idle, s)
+		return
+	}
+	unix.Close(s.fd)
+}
+
+// to asks the kernel which way packets to address take when they come from source and leave by the interface
 // (unset and empty: whatever the routes say). It is nil when there is no way, or the kernel does not tell.
 //
 // The answer is that of this moment, and of an address alone: where rules route by port or several routes weigh the
 // same, another connection may take another way.
-func routeTo(address netip.AddrPort, source netip.Addr, iface string) *Route {
-	//nolint:forbidigo // No packet leaves by this socket: netlink is a conversation with the kernel.
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-	if err != nil {
+func (r *router) to(address netip.AddrPort, source netip.Addr, iface string) *Route {
+	s := r.take()
+	if s == nil {
 		return nil
 	}
-	defer unix.Close(fd)
-	to := address.Addr().Unmap()
+	route, err := s.to(address.Addr().Unmap(), source.Unmap(), iface)
+	if err != nil { // an answer may come still, which would be taken for that to another question
+		unix.Close(s.fd)
+		return nil
+	}
+	r.giveBack(s)
+	return route
+}
+
+// to is router.to. The error is that the kernel could not be asked.
+func (s *routeSocket) to(to, source netip.Addr, iface string) (*Route, error) {
 	if zone := to.Zone(); iface == "" && zone != "" {
 		iface = zone
 	}
 	var index uint32
 	if iface != "" {
-		if index = indexOfInterface(fd, iface); index == 0 {
-			return nil
+		if index = indexOfInterface(s.fd, iface); index == 0 {
+			return nil, nil
 		}
 	}
-	request := routeRequest(to, source.Unmap(), index)
-	if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil
+	if _, err := unix.Write(s.fd, routeRequest(to, source, index)); err != nil {
+		return nil, err
 	}
-	// The kernel has answered before sendto(2) returns.
-	var reply [4096]byte
-	n, err := ignoringEINTR(func() (int, error) {
-		n, _, err := unix.Recvfrom(fd, reply[:], unix.MSG_DONTWAIT)
-		return n, err
-	})
+	// The kernel has answered before write(2) returns.
+	n, err := ignoringEINTR(func() (int, error) { return unix.Read(s.fd, s.reply[:]) })
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	route, index := parseRoute(reply[:n])
+	route, index := parseRoute(s.reply[:n])
 	if route == nil {
-		return nil
+		return nil, nil
 	}
 	if !route.Source.IsValid() {
-		route.Source = source.Unmap()
+		route.Source = source
 	}
-	name, mtu := describeInterface(fd, index)
+	name, mtu := describeInterface(s.fd, index)
 	route.Interface = name
 	if route.MTU == 0 {
 		route.MTU = mtu
 	}
-	return route
+	return route, nil
 }
 
 // routeRequest is an RTM_GETROUTE request (rtnetlink(7)).
 func routeRequest(to, source netip.Addr, index uint32) []byte {
-	family := byte(unix.AF_INET6)
+	// A struct nlmsghdr, of whichever number, as there is one question at a time, and a struct rtmsg.
+	const head = unix.SizeofNlMsghdr + unix.SizeofRtMsg
+	request := make([]byte, head, head+3*(unix.SizeofRtAttr+16)) // with room for the longest attributes
+	binary.NativeEndian.PutUint16(request[4:], unix.RTM_GETROUTE)
+	binary.NativeEndian.PutUint16(request[6:], unix.NLM_F_REQUEST)
+	message := request[unix.SizeofNlMsghdr:head]
+	message[0], message[1] = unix.AF_INET6, byte(to.BitLen())
 	if to.Is4() {
-		family = unix.AF_INET
+		message[0] = unix.AF_INET
 	}
-	var sourceBits byte
-	attributes := appendAttribute(nil, unix.RTA_DST, to.AsSlice())
+	request = appendAttribute(request, unix.RTA_DST, to.AsSlice())
 	if source.IsValid() && source.Is4() == to.Is4() {
-		sourceBits = byte(source.BitLen())
-		attributes = appendAttribute(attributes, unix.RTA_SRC, source.AsSlice())
+		message[2] = byte(source.BitLen())
+		request = appendAttribute(request, unix.RTA_SRC, source.AsSlice())
 	}
 	if index != 0 {
-		attributes = appendAttribute(attributes, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, index))
+		request = appendAttribute(request, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, index))
 	}
-	// A struct nlmsghdr and a struct rtmsg.
-	request := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+unix.SizeofRtMsg+len(attributes)))
-	request = binary.NativeEndian.AppendUint16(request, unix.RTM_GETROUTE)
-	request = binary.NativeEndian.AppendUint16(request, unix.NLM_F_REQUEST)
-	request = append(request, make([]byte, 8)...) // of whichever number, from the only socket there is
-	request = append(request, family, byte(to.BitLen()), sourceBits)
-	request = append(request, make([]byte, 9)...)
-	return append(request, attributes...)
+	binary.NativeEndian.PutUint32(request, uint32(len(request)))
+	return request
 }
 
 // appendAttribute adds a struct rtattr. All values here are of whole words, so there is nothing to pad.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +37,7 @@ func TestRouteToThisHost(t *testing.T) {
 		{"::1%99999", "", "", none},
 	} {
 		source, _ := netip.ParseAddr(tt.source)
-		route := routeTo(netip.AddrPortFrom(netip.MustParseAddr(tt.to), 80), source, tt.iface)
+		route := new(router).to(netip.AddrPortFrom(netip.MustParseAddr(tt.to), 80), source, tt.iface)
 		switch want := (Route{Source: tt.want, Interface: "lo", MTU: lo.MTU}); {
 		case !tt.want.IsValid():
 			if route != nil {
@@ -46,17 +47,51 @@ func TestRouteToThisHost(t *testing.T) {
 			t.Errorf("%+v: %+v, want %+v", tt, route, want)
 		}
 	}
-	if route := routeTo(netip.AddrPort{}, none, ""); route != nil {
+	if route := new(router).to(netip.AddrPort{}, none, ""); route != nil {
 		t.Errorf("no address: %+v", *route)
 	}
 }
 
 func TestRouteLeavesNothing(t *testing.T) {
 	nettest.CheckFDs(t)
-	for range 20 {
-		routeTo(netip.MustParseAddrPort("127.0.0.1:80"), netip.Addr{}, "")
-		routeTo(netip.MustParseAddrPort("127.0.0.1:80"), netip.Addr{}, "nowhere")
-		routeTo(netip.MustParseAddrPort("[2001:db8::1]:80"), netip.Addr{}, "")
+	var r router
+	ask := func() {
+		r.to(netip.MustParseAddrPort("127.0.0.1:80"), netip.Addr{}, "")
+		r.to(netip.MustParseAddrPort("127.0.0.1:80"), netip.Addr{}, "nowhere")
+		r.to(netip.MustParseAddrPort("[2001:db8::1]:80"), netip.Addr{}, "")
+	}
+	ask()
+	for range 3 {
+		r.begin()
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(ask)
+		}
+		all.Wait()
+		r.end()
+	}
+}
+
+// What is kept for the next question answers it, and not one of before.
+func TestRouteIsOfTheQuestion(t *testing.T) {
+	t.Parallel()
+	var r router
+	r.begin()
+	defer r.end()
+	here, none := netip.MustParseAddr("127.0.0.1"), netip.Addr{}
+	for _, tt := range []struct{ to, iface string }{
+		{"127.0.0.1", ""}, {"192.0.2.1", "nowhere"}, {"127.0.0.2", ""}, {"[::]", ""}, {"127.0.0.1", "lo"}, {"::ffff:127.0.0.1", ""},
+	} {
+		to, _ := netip.ParseAddr(tt.to) // [::] is none
+		route := r.to(netip.AddrPortFrom(to, 80), none, tt.iface)
+		if to.Unmap().IsLoopback() != (route != nil) {
+			t.Errorf("%+v: %+v", tt, route)
+		} else if route != nil && (route.Source != here || route.Interface != "lo") {
+			t.Errorf("%+v: %+v", tt, *route)
+		}
+		if len(r.idle) != 1 {
+			t.Errorf("behind %+v %d sockets are kept, want one", tt, len(r.idle))
+		}
 	}
 }
 

@@ -4,5 +4,11 @@ package exchange
 
 import "net/netip"
 
-// routeTo is told on Linux alone.
-func routeTo(netip.AddrPort, netip.Addr, string) *Route { return nil }
+// router tells routes on Linux alone.
+type router struct{}
+
+func (*router) begin() {}
+
+func (*router) end() {}
+
+func (*router) to(netip.AddrPort, netip.Addr, string) *Route { return nil }

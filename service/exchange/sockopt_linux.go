@@ -6,15 +6,7 @@ import (
 	"probed/service/resolve"
 )
 
-// socketOptions are the options of the open socket; nil when it cannot be asked.
-func (c *conn) socketOptions() *SocketOptions {
-	var o *SocketOptions
-	if err := c.raw.Control(func(fd uintptr) { o = readSocketOptions(int(fd), c.socket) }); err != nil {
-		return nil
-	}
-	return o
-}
-
+// readSocketOptions reads the options of the open socket.
 func readSocketOptions(fd int, socket Socket) *SocketOptions {
 	// An option that cannot be read has its zero value.
 	get := func(level, option int) int {

@@ -60,23 +60,23 @@ func TestSocketOptions(t *testing.T) {
 		if err := c.raw.Control(func(fd uintptr) { set(int(fd), strings.HasPrefix(scheme, "tcp"), strings.HasSuffix(scheme, "6")) }); err != nil {
 			t.Fatal(err)
 		}
-		if got := c.socketOptions(); got == nil || *got != want {
+		if got := c.ask().options; got == nil || *got != want {
 			t.Errorf("%s: %+v, want %+v", scheme, got, want)
 		}
 	}
 
 	// As they come: a dialled TCP socket sends small segments at once and is not kept alive.
 	c := dialTarget(t, target("tcp"))
-	if got := c.socketOptions(); got == nil || !got.NoDelay || got.KeepAlive || got.TTL == 0 || got.ReceiveBuffer == 0 || got.SendBuffer == 0 || got.CongestionControl == "" {
+	if got := c.ask().options; got == nil || !got.NoDelay || got.KeepAlive || got.TTL == 0 || got.ReceiveBuffer == 0 || got.SendBuffer == 0 || got.CongestionControl == "" {
 		t.Errorf("tcp: %+v", got)
 	}
 	c.Close()
-	if got := c.socketOptions(); got != nil {
+	if got := c.ask().options; got != nil {
 		t.Errorf("of a closed socket: %+v", *got)
 	}
 	// A unix socket has buffers.
 	c = dialTarget(t, target("unix"))
-	got := c.socketOptions()
+	got := c.ask().options
 	if got == nil || *got != (SocketOptions{ReceiveBuffer: got.ReceiveBuffer, SendBuffer: got.SendBuffer}) || got.SendBuffer == 0 {
 		t.Errorf("unix: %+v", got)
 	}

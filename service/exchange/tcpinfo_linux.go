@@ -1,23 +1,31 @@
 package exchange
 
 import (
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"probed/service/resolve"
 )
 
-// tcpInfo is what the kernel knows of the connection; nil for other transports.
-func (c *conn) tcpInfo() *TCPInfo {
-	if !strings.HasPrefix(c.target.network(), "tcp") {
-		return nil
-	}
-	var info *unix.TCPInfo
-	var err error
-	controlErr := c.raw.Control(func(fd uintptr) {
-		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+// ask reads what only the open socket tells; of a closed one nothing is known.
+func (c *conn) ask() facts {
+	var now facts
+	_ = c.raw.Control(func(fd uintptr) {
+		now.options = readSocketOptions(int(fd), c.socket)
+		if c.socket.Protocol != resolve.IPPROTO_TCP {
+			return
+		}
+		now.tcpInfo = readTCPInfo(int(fd))
+		now.unacknowledged, now.acknowledges = c.readUnacknowledged(int(fd))
 	})
-	if controlErr != nil || err != nil {
+	return now
+}
+
+// readTCPInfo is what the kernel knows of the connection.
+func readTCPInfo(fd int) *TCPInfo {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
 		return nil
 	}
 	return &TCPInfo{
@@ -34,14 +42,17 @@ func (c *conn) tcpInfo() *TCPInfo {
 
 // unacknowledged is how many of the bytes sent the peer's kernel has not acknowledged; false: the transport does not
 // tell.
-func (c *conn) unacknowledged() (uint64, bool) {
-	if !strings.HasPrefix(c.target.network(), "tcp") {
+func (c *conn) unacknowledged() (n uint64, told bool) {
+	if c.socket.Protocol != resolve.IPPROTO_TCP {
 		return 0, false
 	}
-	var queued int
-	var err error
-	controlErr := c.raw.Control(func(fd uintptr) { queued, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
-	if controlErr != nil || err != nil {
+	_ = c.raw.Control(func(fd uintptr) { n, told = c.readUnacknowledged(int(fd)) })
+	return n, told
+}
+
+func (c *conn) readUnacknowledged(fd int) (uint64, bool) {
+	queued, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+	if err != nil {
 		return 0, false
 	}
 	// Under TLS these are the bytes of records, which are more than those in them.

@@ -2,8 +2,8 @@
 
 package exchange
 
-// tcpInfo is told on Linux alone.
-func (c *conn) tcpInfo() *TCPInfo { return nil }
+// ask tells on Linux alone.
+func (c *conn) ask() facts { return facts{} }
 
 // unacknowledged is told on Linux alone.
 func (c *conn) unacknowledged() (uint64, bool) { return 0, false }
