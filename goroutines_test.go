@@ -18,7 +18,7 @@ const (
 	inCrashTest    = "the handler's own [service/exchange.TestCrashStaysInItsSession, service.TestCrashes]"
 	inLinkOfChain  = "the link that recovers is within it [service.TestCrashes, by REST]"
 	recoversItself = "it recovers by itself [service/guard.TestOIDCPanicIsAnOutage]"
-	// It sets a deadline, or ends a context: nothing of ours, nor of a caller's, runs in it.
+	// It sets a deadline, ends a context, or closes sockets: nothing of ours, nor of a caller's, runs in it.
 	nothingToPanic = "there is nothing in it that panics"
 	// No handler starts it.
 	ofTheProgram = "the program's own"
@@ -31,6 +31,7 @@ var begun = map[string]goroutines{
 	"service/exchange.start":       {1, inCrashTest},
 	"service/exchange.sendReading": {2, inCrashTest}, // the second waits for the first, and sets a deadline
 	"service/exchange.wokenBy":     {1, nothingToPanic},
+	"service/dial.clearLater":      {1, nothingToPanic},
 	"service/resolve.connect":      {1, nothingToPanic},
 	"service.NewStream":            {1, inLinkOfChain},
 	"service.begin":                {1, nothingToPanic},

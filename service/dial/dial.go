@@ -16,7 +16,8 @@
 // context's to say; when that says nothing, TCP gives up after about two minutes
 // (tcp_syn_retries, tcp(7)).
 //
-// NameServer is the one way around the policy, for the servers of resolv.conf.
+// NameServer is the one way around the policy, for the servers of resolv.conf;
+// NameServers is the same for those who ask often.
 package dial
 
 import (

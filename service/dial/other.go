@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"syscall"
 )
 
@@ -33,4 +34,12 @@ func prepare(_ int, _ string, _ bool, iface string) error {
 // checked.
 func (d *Dialer) dialUnix(_ context.Context, r Request) (net.Conn, error) {
 	return nil, r.failed(errors.ErrUnsupported)
+}
+
+// NameServers connects as NameServer does; on Linux it uses sockets again.
+type NameServers struct{}
+
+// Dial is NameServer.
+func (*NameServers) Dial(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
+	return NameServer(ctx, network, server)
 }

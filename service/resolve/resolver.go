@@ -26,7 +26,7 @@ type Config struct {
 	ServiceName func(port uint16, protocol string) (name string, ok bool)
 
 	// DialServer opens a connection to a configured name server; network is
-	// "udp" or "tcp". Nil: dial.NameServer.
+	// "udp" or "tcp". Nil: dial.NameServers.
 	DialServer func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error)
 
 	// Timeout bounds a whole lookup, however many servers and names it takes.
@@ -50,8 +50,8 @@ func (c *Config) timeout() time.Duration {
 }
 
 // Resolver resolves names and addresses. It may be used by many goroutines at
-// the same time. It holds no sockets and starts no goroutine that outlives a
-// call.
+// the same time. It starts no goroutine that outlives a call, and holds no
+// sockets, but for a moment those that dial.NameServers uses again.
 type Resolver struct {
 	config Config
 	dial   dialFunc
@@ -87,7 +87,7 @@ func New(config Config) *Resolver {
 	}
 	r := &Resolver{config: config, dial: config.DialServer}
 	if r.dial == nil {
-		r.dial = dial.NameServer
+		r.dial = new(dial.NameServers).Dial
 	}
 	r.buffers.New = func() any {
 		b := make([]byte, 1<<16)
