@@ -77,13 +77,19 @@ var house = map[string]room{
 	"service": {
 		ours: []string{
 			"gen/probe/v1", "service/dial", "service/exchange", "service/guard", "service/names", "service/policy",
-			"service/resolve",
+			"service/resolve", "service/schema",
 		},
 		others: []string{
-			"buf.build/go/protovalidate", "github.com/grpc-ecosystem/go-grpc-middleware/v2",
+			"github.com/grpc-ecosystem/go-grpc-middleware/v2",
 			"google.golang.org/genproto", "google.golang.org/grpc", "google.golang.org/protobuf",
 		},
 		never: []string{"flag", "log", "os", "net/http"},
+	},
+
+	// What stands on the fields of messages. It knows no schema but the one that rules are written in.
+	"service/schema": {
+		others: []string{"buf.build/gen/go/bufbuild/protovalidate", "google.golang.org/protobuf"},
+		never:  aboveEngines,
 	},
 
 	// Around it.
@@ -116,6 +122,13 @@ var house = map[string]room{
 		ours:   []string{"gen/probe/v1", "internal/nettest"},
 		others: []string{"google.golang.org/genproto", "google.golang.org/grpc", "google.golang.org/protobuf"},
 	},
+	// The rules of a schema, held to what protovalidate makes of them.
+	"internal/ruletest": {
+		ours: []string{"service/schema"},
+		others: []string{
+			"buf.build/gen/go/bufbuild/protovalidate", "buf.build/go/protovalidate", "google.golang.org/protobuf",
+		},
+	},
 	"internal/promise": {},
 	// The callers and peers of what it measures.
 	"bench":                   {ours: []string{"gen/probe/v1"}, others: []string{"google.golang.org/grpc", "google.golang.org/protobuf"}},
@@ -127,9 +140,10 @@ var (
 	allRooms = []string{
 		"gen/probe/config/v1", "gen/probe/v1", "service", "service/dial", "service/echo", "service/exchange", "service/gateway",
 		"service/guard", "service/metrics", "service/names", "service/policy", "service/resolve",
+		"service/schema",
 	}
 	program = []string{
-		"buf.build/go/protovalidate", "buf.build/go/protoyaml", "go.yaml.in/yaml/v3",
+		"go.yaml.in/yaml/v3",
 		"github.com/prometheus/client_golang", "github.com/spf13/cobra", "github.com/spf13/pflag",
 		"golang.org/x/crypto/x509roots/fallback", "golang.org/x/net/http2", "golang.org/x/sync",
 		"golang.org/x/sys", "golang.org/x/term", "google.golang.org/genproto", "google.golang.org/grpc", "google.golang.org/protobuf",

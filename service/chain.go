@@ -12,11 +12,9 @@ import (
 	"slices"
 	"strings"
 
-	"buf.build/go/protovalidate"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/proto"
 
 	"probed/service/guard"
 	"probed/service/policy"
@@ -78,10 +76,6 @@ type ChainConfig struct {
 
 // Chain is what happens around every call. The order, the outermost first, is the meaning, so each line gives its reason.
 func Chain(config ChainConfig) (Links, error) {
-	validation, err := validationLink()
-	if err != nil {
-		return Links{}, err
-	}
 	identify, admit := guardLinks(config)
 	before := joined(
 		requestIDLink(),             // first, so that everything after it, the log above all, knows the request's id
@@ -92,7 +86,7 @@ func Chain(config ChainConfig) (Links, error) {
 		admit,                       // before anything of the request is looked at
 		vantageLink(config),         // after it, since not everybody is to know where this is
 	)
-	return Links{before, validation}, nil // last, so that handlers see nothing but valid requests
+	return Links{before, validationLink()}, nil // last, so that handlers see nothing but valid requests
 }
 
 // joined makes one link of several, the outermost first.
@@ -274,43 +268,4 @@ func recoveryLink(logger *slog.Logger) Interceptors {
 		Unary:  recovery.UnaryServerInterceptor(option),
 		Stream: recovery.StreamServerInterceptor(option),
 	}
-}
-
-// validationLink holds every request against the rules that stand in the contract.
-func validationLink() (Interceptors, error) {
-	validator, err := protovalidate.New()
-	if err != nil {
-		return Interceptors{}, fmt.Errorf("the contract's rules: %w", err)
-	}
-	check := func(request any) error {
-		message, ok := request.(proto.Message)
-		if !ok {
-			return nil
-		}
-		return statusOf(validator.Validate(message))
-	}
-	return Interceptors{
-		Unary: func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			if err := check(request); err != nil {
-				return nil, err
-			}
-			return handler(ctx, request)
-		},
-		Stream: func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			return handler(server, &checkedStream{stream, check})
-		},
-	}, nil
-}
-
-// checkedStream checks each message that comes in.
-type checkedStream struct {
-	grpc.ServerStream
-	check func(any) error
-}
-
-func (s *checkedStream) RecvMsg(message any) error {
-	if err := s.ServerStream.RecvMsg(message); err != nil {
-		return err
-	}
-	return s.check(message)
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"buf.build/go/protovalidate"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -20,6 +19,7 @@ import (
 	"probed/service/guard"
 	"probed/service/policy"
 	"probed/service/resolve"
+	"probed/service/schema"
 )
 
 // ErrorDomain is the domain of the google.rpc.ErrorInfo in every error status.
@@ -84,7 +84,7 @@ func statusOf(err error) error {
 		unfit       *exchange.FieldError
 		step        *exchange.StepError
 		order       *exchange.FrameError
-		validation  *protovalidate.ValidationError
+		validation  *schema.InvalidError
 		addressInfo *resolve.GAIError
 		lookup      *resolve.Error
 		frame       *frameError
@@ -247,15 +247,14 @@ func addressInfoHint(err *resolve.GAIError) string {
 }
 
 // validationStatus is what the rules in the contract found wrong.
-func validationStatus(err *protovalidate.ValidationError) error {
+func validationStatus(err *schema.InvalidError) error {
 	violations := make([]*errdetails.BadRequest_FieldViolation, len(err.Violations))
 	texts := make([]string, len(err.Violations))
 	for i, violation := range err.Violations {
-		path := protovalidate.FieldPathString(violation.Proto.GetField())
 		violations[i] = &errdetails.BadRequest_FieldViolation{
-			Field: path, Description: violation.Proto.GetMessage(), Reason: violation.Proto.GetRuleId(),
+			Field: violation.Field, Description: violation.Message, Reason: violation.Rule,
 		}
-		texts[i] = jsonPath(path) + ": " + violation.Proto.GetMessage()
+		texts[i] = jsonPath(violation.Field) + ": " + violation.Message
 	}
 	return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, strings.Join(texts, "; "), violations...)
 }

@@ -15,11 +15,11 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"buf.build/go/protovalidate"
-	"buf.build/go/protoyaml"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"probed/service/schema"
 )
 
 const (
@@ -84,13 +84,14 @@ type position struct{ line, column int }
 // document is a YAML file of which it is known where each field stands.
 type document struct {
 	file   string
-	where  map[string]position // by the field's path, as protovalidate writes it
+	where  map[string]position // by the field's path, as the schema's rules tell it
 	faults []fault
 }
 
 // readDocument reads a file into a message and checks it by the rules in its schema. The faults of the document are all
-// that was found; the message has what could be read. (protoyaml checks too, but says less: it takes a key twice, passes
-// by a second document, and does not tell which field a value of the wrong kind was for.)
+// that was found; the message has what could be read. (protoyaml does as much and says less: it takes a key twice, passes
+// by a second document, and does not tell which field a value of the wrong kind was for. It brings CEL along besides, which
+// takes longer to be made ready than all else here.)
 func readDocument(file string, into proto.Message) *document {
 	data, err := readRegular(file)
 	if err != nil {
@@ -144,10 +145,10 @@ func parseDocument(file string, data []byte, into proto.Message) *document {
 	fields := make(map[position]string)
 	d.walk(root, into.ProtoReflect().Descriptor(), "", fields)
 	found := len(d.faults)
-	d.decode(data, into, fields)
+	(&decoder{d, fields}).message(root, into.ProtoReflect())
 
-	err := protovalidate.Validate(into)
-	invalid, isInvalid := errors.AsType[*protovalidate.ValidationError](err)
+	err := schemaOfConfig.Check(into)
+	invalid, isInvalid := errors.AsType[*schema.InvalidError](err)
 	if err != nil && !isInvalid {
 		d.at(0, 0, "", "%v", err) // the schema itself is wrong
 		return d
@@ -155,10 +156,9 @@ func parseDocument(file string, data []byte, into proto.Message) *document {
 	if isInvalid {
 		undecoded := d.faults[found:]
 		for _, violation := range invalid.Violations {
-			field := protovalidate.FieldPathString(violation.Proto.GetField())
 			// What could not be read is empty in the message, and that it is empty is not the fault.
-			if !slices.ContainsFunc(undecoded, func(f fault) bool { return f.field == field }) {
-				d.report(field, "%s", violation.Proto.GetMessage())
+			if !slices.ContainsFunc(undecoded, func(f fault) bool { return f.field == violation.Field }) {
+				d.report(violation.Field, "%s", violation.Message)
 			}
 		}
 	}
@@ -256,7 +256,7 @@ func (d *document) yaml(data []byte) *yaml.Node {
 	return nil
 }
 
-// walk notes where each field stands, and what protoyaml lets pass or tells in other words. fields are the paths by
+// walk notes where each field stands, and what is wrong with the keys. fields are the paths by
 // position, of values alone.
 func (d *document) walk(node *yaml.Node, message protoreflect.MessageDescriptor, path string, fields map[position]string) {
 	at := position{node.Line, node.Column}
@@ -334,56 +334,6 @@ func join(path, name string) string {
 		return name
 	}
 	return path + "." + name
-}
-
-// decode fills the message in. Which keys there are walk has seen to.
-func (d *document) decode(data []byte, into proto.Message, fields map[position]string) {
-	err := protoyaml.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, into)
-	var all []error
-	switch joined := err.(type) { //nolint:errorlint // the list that the library returns, not one that somebody wrapped
-	case nil:
-		return
-	case interface{ Unwrap() []error }:
-		all = joined.Unwrap()
-	default:
-		all = []error{err}
-	}
-	for _, err := range all {
-		if len(d.faults) > mostFaults {
-			return // Each text has its whole line in it, however long.
-		}
-		// The library tells the position in its text alone, ":LINE:COLUMN message" where the file has no name.
-		var at position
-		message := err.Error()
-		if _, scanErr := fmt.Sscanf(message, ":%d:%d ", &at.line, &at.column); scanErr == nil && errors.Unwrap(err) != nil {
-			message = errors.Unwrap(err).Error()
-		}
-		// What walk has told at the same place is the reason for this.
-		told := func(f fault) bool { return f.line == at.line && f.column == at.column && at.line > 0 }
-		if !slices.ContainsFunc(d.faults, told) {
-			d.at(at.line, at.column, fields[at], "%s", plainer(message))
-		}
-	}
-}
-
-// plainer says what the library says, with what would be right and without what it is made of.
-func plainer(message string) string {
-	for _, known := range []struct{ prefix, text string }{
-		{"invalid integer", "it is a whole number; bytes also as 64Ki, 1Mi, 1Gi"},
-		{"integer is too large", "the number is too large"},
-		{"invalid duration", "it is a duration, as 250ms, 5s or 1m30s"},
-		{"expected fields for google.protobuf.Duration", "it is a duration, as 250ms, 5s or 1m30s"},
-		{"invalid timestamp", "it is a time, as 2027-01-31T00:00:00Z (RFC 3339)"},
-		{"expected fields for google.protobuf.Timestamp", "it is a time, as 2027-01-31T00:00:00Z (RFC 3339)"},
-		{"expected fields for", "keys are expected here, each with a value"},
-		{"expected sequence", "a list is expected here"},
-		{"expected scalar", "a single value is expected here"},
-	} {
-		if strings.HasPrefix(message, known.prefix) {
-			return known.text
-		}
-	}
-	return message
 }
 
 // isRead tells whether there is a document, be it with faults.
