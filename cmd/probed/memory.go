@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -20,14 +21,13 @@ const (
 // waits for at least this much. A process of blackbox_exporter takes as much as soon as it is asked.
 const ballastSize = 16 << 20
 
-// ballast is memory that nobody ever writes to, so that the system has nothing to give for it.
-var ballast []byte
-
 // giveMemoryBack gives back to the system, until ctx ends, what a burst of calls has left. The garbage collector waits for
 // the heap to double, stacks counted, and keeps what it has had: of two thousand exchanges that only wait, a quarter of
 // their memory was what opening them had taken.
 func giveMemoryBack(ctx context.Context) {
-	ballast = make([]byte, ballastSize)
+	// Nobody ever writes to it, so the system has nothing to give for it.
+	ballast := make([]byte, ballastSize)
+	defer runtime.KeepAlive(ballast)
 	tick := time.NewTicker(memoryInterval)
 	defer tick.Stop()
 	var t tide
