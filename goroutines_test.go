@@ -42,6 +42,7 @@ var begun = map[string]goroutines{
 	"service/echo.Listen":          {2, ofTheProgram},
 	"service/echo.accept":          {1, ofTheProgram},
 	"cmd/probed.RegisterService":   {1, nothingToPanic},
+	"cmd/probed.Write":             {1, ofTheProgram},
 	"cmd/probed.end":               {4, ofTheProgram},
 	"cmd/probed.recheck":           {1, ofTheProgram},
 	"cmd/probed.retire":            {1, ofTheProgram},

@@ -162,17 +162,23 @@ type streamWithContext struct {
 
 func (s *streamWithContext) Context() context.Context { return s.ctx }
 
-// requestIDLink gives each request an id.
+// requestIDLink gives each request an id. The trailer of a stream has it as well, for those who see nothing but how it ended.
 func requestIDLink() Interceptors {
-	return withContext(func(ctx context.Context, _ string) (context.Context, error) {
-		var random [8]byte
-		binary.BigEndian.PutUint64(random[:], rand.Uint64()) // names a line in a log; it guards nothing
-		id := hex.EncodeToString(random[:])
-		ctx = context.WithValue(ctx, requestIDKey{}, id)
-		// The trailer has the id as well, for those who see nothing but how a stream ended.
-		header := metadata.MD{RequestIDHeader: {id}}
-		return ctx, statusOf(errors.Join(grpc.SetHeader(ctx, header), grpc.SetTrailer(ctx, header)))
-	})
+	link := func(tell func(context.Context, metadata.MD) error) Interceptors {
+		return withContext(func(ctx context.Context, _ string) (context.Context, error) {
+			var random [8]byte
+			binary.BigEndian.PutUint64(random[:], rand.Uint64()) // names a line in a log; it guards nothing
+			id := hex.EncodeToString(random[:])
+			ctx = context.WithValue(ctx, requestIDKey{}, id)
+			return ctx, statusOf(tell(ctx, metadata.MD{RequestIDHeader: {id}}))
+		})
+	}
+	return Interceptors{
+		Unary: link(grpc.SetHeader).Unary,
+		Stream: link(func(ctx context.Context, id metadata.MD) error {
+			return errors.Join(grpc.SetHeader(ctx, id), grpc.SetTrailer(ctx, id))
+		}).Stream,
+	}
 }
 
 // vantageLink tells callers where the answer is given from: those who are somebody, where that is asked.

@@ -24,7 +24,7 @@ func loggingLink(logger *slog.Logger) Interceptors {
 		attributes := append(who(ctx),
 			slog.String("method", strings.TrimPrefix(fullMethod, "/")),
 			slog.String("code", codeName(err)),
-			slog.Float64("seconds", time.Since(begin).Seconds()),
+			slog.Duration("duration", time.Since(begin)),
 		)
 		if err != nil {
 			attributes = append(attributes, slog.String("error", err.Error()))

@@ -2,13 +2,10 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 )
 
 // options are the flags.
@@ -73,15 +70,10 @@ func (o *options) fillDrain(c *config, reachable bool) {
 	}
 }
 
-// logger writes text to a terminal and JSON to anything else.
-func (o *options) logger(stderr io.Writer) (*slog.Logger, error) {
-	var level slog.Level
+// level is the least that is logged.
+func (o *options) level() (level slog.Level, err error) {
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return nil, usageError{fmt.Errorf("--log-level %q: it is debug, info, warn or error", o.logLevel)}
+		return 0, usageError{fmt.Errorf("--log-level %q: it is debug, info, warn or error", o.logLevel)}
 	}
-	handlerOptions := &slog.HandlerOptions{Level: level}
-	if file, ok := stderr.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		return slog.New(slog.NewTextHandler(stderr, handlerOptions)), nil
-	}
-	return slog.New(slog.NewJSONHandler(stderr, handlerOptions)), nil
+	return level, nil
 }

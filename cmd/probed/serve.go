@@ -88,10 +88,12 @@ type server struct {
 
 // serve runs probed until a signal, or the failure of a listener, ends it.
 func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func(string) string, signals <-chan os.Signal) error {
-	log, err := o.logger(stderr)
+	level, err := o.level()
 	if err != nil {
 		return err
 	}
+	log, flush := newLogger(stderr, level)
+	defer flush()
 	if err := checkUnixPaths(o.unixPaths); err != nil {
 		return err
 	}
