@@ -31,6 +31,7 @@ type NameServers struct {
 type spare struct {
 	*net.UDPConn
 	raw    syscall.RawConn
+	fd     int            // of raw: nobody else has the socket, and so it stays open
 	server netip.AddrPort // what it is connected to when it is in use
 	old    bool           // It was there when clear last looked.
 }
@@ -46,7 +47,7 @@ func (n *NameServers) Dial(ctx context.Context, network string, server netip.Add
 		return NameServer(ctx, network, server)
 	}
 	if s := n.take(server); s != nil {
-		if ctx.Err() == nil && connect(s.raw, server) == nil {
+		if ctx.Err() == nil && connect(s.fd, server) == nil {
 			return &nameServerConn{s, n}, nil
 		}
 		_ = s.Close()
@@ -60,11 +61,20 @@ func (n *NameServers) Dial(ctx context.Context, network string, server netip.Add
 	if !ok {
 		return conn, nil
 	}
+	return n.use(udp, server), nil
+}
+
+// use is the first use of a socket.
+func (n *NameServers) use(udp *net.UDPConn, server netip.AddrPort) net.Conn {
+	s := &spare{UDPConn: udp, server: server}
 	raw, err := udp.SyscallConn()
 	if err != nil {
-		return conn, nil //nolint:nilerr // Then it serves once.
+		return udp
 	}
-	return &nameServerConn{&spare{UDPConn: udp, raw: raw, server: server}, n}, nil
+	if s.raw = raw; raw.Control(func(fd uintptr) { s.fd = int(fd) }) != nil {
+		return udp
+	}
+	return &nameServerConn{s, n}
 }
 
 // take returns a socket for the server, nil if there is none.
@@ -123,7 +133,7 @@ func (c *nameServerConn) Close() error {
 		return net.ErrClosed
 	}
 	c.spare = nil
-	if s.SetDeadline(time.Time{}) != nil || disconnect(s.raw) != nil {
+	if s.SetDeadline(time.Time{}) != nil || disconnect(s.fd) != nil {
 		return s.Close()
 	}
 	c.from.keep(s)
@@ -156,7 +166,10 @@ func (c *nameServerConn) now(err error) error {
 }
 
 // LocalAddr is the address that this use has.
-func (c *nameServerConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(localAddrPort(c.raw)) }
+func (c *nameServerConn) LocalAddr() net.Addr {
+	local, _ := addressOf(c.fd) // invalid if it has none
+	return net.UDPAddrFromAddrPort(local)
+}
 
 // SyscallConn spares the one that package net would make.
 func (c *nameServerConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
@@ -175,7 +188,7 @@ func call(number uintptr, fd int, p unsafe.Pointer, size uintptr) error {
 }
 
 // connect connects a socket that disconnect has been called for.
-func connect(c syscall.RawConn, server netip.AddrPort) error {
+func connect(fd int, server netip.AddrPort) error {
 	var to rawAddress
 	size := uintptr(unix.SizeofSockaddrInet6)
 	switch ip := server.Addr().Unmap(); {
@@ -189,9 +202,7 @@ func connect(c syscall.RawConn, server netip.AddrPort) error {
 		to.Family, to.Addr = unix.AF_INET6, ip.As16()
 	}
 	to.Port = swapped(server.Port())
-	return control(c, func(fd int) error {
-		return call(unix.SYS_CONNECT, fd, unsafe.Pointer(&to), size)
-	})
+	return call(unix.SYS_CONNECT, fd, unsafe.Pointer(&to), size)
 }
 
 // swapped is a port in the order of bytes that the kernel has it in, and back.
@@ -205,24 +216,22 @@ var errNotNew = errors.New("the socket is not as a new one")
 
 // disconnect takes its peer and its own address from a socket. It fails if there is
 // something left to read.
-func disconnect(c syscall.RawConn) error {
-	return control(c, func(fd int) error {
-		none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
-		if err := call(unix.SYS_CONNECT, fd, unsafe.Pointer(&none), unix.SizeofSockaddrInet4); err != nil {
-			return err
-		}
-		// From here on nothing comes in.
-		var b [1]byte
-		if err := call(unix.SYS_READ, fd, unsafe.Pointer(&b), 1); err != unix.EAGAIN { //nolint:errorlint // as call returns it
-			return errNotNew
-		}
-		// With a kernel that keeps the port (Linux does not) all questions would come
-		// from one, and answers be easier to forge.
-		if local, err := addressOf(fd); err != nil || local.Port() != 0 {
-			return errNotNew
-		}
-		return nil
-	})
+func disconnect(fd int) error {
+	none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	if err := call(unix.SYS_CONNECT, fd, unsafe.Pointer(&none), unsafe.Sizeof(none)); err != nil {
+		return err
+	}
+	// From here on nothing comes in.
+	var b [1]byte
+	if err := call(unix.SYS_READ, fd, unsafe.Pointer(&b), 1); err != unix.EAGAIN { //nolint:errorlint // as call returns it
+		return errNotNew
+	}
+	// With a kernel that keeps the port (Linux does not) all questions would come from
+	// one, and answers be easier to forge.
+	if local, err := addressOf(fd); err != nil || local.Port() != 0 {
+		return errNotNew
+	}
+	return nil
 }
 
 // addressOf is the address of a socket.
@@ -237,13 +246,4 @@ func addressOf(fd int) (netip.AddrPort, error) {
 		addr = netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&local)).Addr)
 	}
 	return netip.AddrPortFrom(addr, swapped(local.Port)), nil
-}
-
-// localAddrPort is the address of a socket; invalid if it has none.
-func localAddrPort(c syscall.RawConn) (local netip.AddrPort) {
-	_ = control(c, func(fd int) (err error) {
-		local, err = addressOf(fd)
-		return err
-	})
-	return local
 }

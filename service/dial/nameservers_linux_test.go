@@ -38,11 +38,7 @@ func used(t *testing.T, n *NameServers, server netip.AddrPort) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &nameServerConn{&spare{UDPConn: conn, raw: raw, server: server}, n}
+	return n.use(conn, server)
 }
 
 func (n *NameServers) kept() int {

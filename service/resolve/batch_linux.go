@@ -27,19 +27,21 @@ func writeBoth(conn net.Conn, first, second []byte) bool {
 	if err != nil {
 		return false
 	}
-	var parts [2]unix.Iovec
-	var messages [2]mmsghdr
-	for i, data := range [2][]byte{first, second} {
-		parts[i].Base = &data[0]
-		parts[i].SetLen(len(data))
-		messages[i].header.Iov = &parts[i]
-		messages[i].header.SetIovlen(1)
+	var call struct { // one piece of memory
+		parts    [2]unix.Iovec
+		messages [2]mmsghdr
+		sent     uintptr
+		errno    syscall.Errno
 	}
-	var n uintptr
-	var errno syscall.Errno
+	for i, data := range [2][]byte{first, second} {
+		call.parts[i].Base = &data[0]
+		call.parts[i].SetLen(len(data))
+		call.messages[i].header.Iov = &call.parts[i]
+		call.messages[i].header.SetIovlen(1)
+	}
 	err = raw.Write(func(fd uintptr) bool {
-		n, _, errno = unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&messages[0])), 2, unix.MSG_NOSIGNAL, 0, 0)
-		return errno != unix.EAGAIN
+		call.sent, _, call.errno = unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&call.messages[0])), 2, unix.MSG_NOSIGNAL, 0, 0)
+		return call.errno != unix.EAGAIN
 	})
-	return err == nil && errno == 0 && n == 2
+	return err == nil && call.errno == 0 && call.sent == 2
 }

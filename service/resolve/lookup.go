@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -163,8 +164,11 @@ func parseLiteral(s string) (netip.Addr, bool) {
 	if a, ok := parseAton(s); ok {
 		return a, true
 	}
+	if !strings.Contains(s, ":") { // which spares names an error that tells why
+		return netip.Addr{}, false
+	}
 	a, err := netip.ParseAddr(s)
-	if err != nil || a.Is4() {
+	if err != nil {
 		return netip.Addr{}, false
 	}
 	if a.Zone() == "" {

@@ -1,6 +1,8 @@
 package resolve
 
 import (
+	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -112,6 +114,19 @@ func newQuestion(name string, qtype, class uint16, shape func(*dns.Msg)) (questi
 		q.name, _, err = dns.UnpackDomainName(wire, headerSize)
 	}
 	return q, err == nil
+}
+
+// of is the same question about another type, with another id.
+func (q *question) of(qtype uint16) question {
+	other := *q
+	for other.id == q.id {
+		other.id = uint16(rand.Uint32())
+	}
+	other.qtype, other.wire = qtype, bytes.Clone(q.wire)
+	binary.BigEndian.PutUint16(other.wire, other.id)
+	end, _ := skipName(other.wire, headerSize)
+	binary.BigEndian.PutUint16(other.wire[end:], qtype)
+	return other
 }
 
 // escapesOK tells that every backslash of a name begins a whole escape. The

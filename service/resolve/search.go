@@ -24,9 +24,9 @@ const maxName = 1025
 // query asks for one full name. The two questions for addresses go together.
 func (w *walk) query(name string, types []uint16) *asked {
 	conf := w.sys.resolv
-	a := &asked{name: dns.Fqdn(name), herr: noRecovery}
+	a := &asked{herr: noRecovery}
 	if name == "" || len(name) >= maxName {
-		return a.bad(types)
+		return a.bad(name, types)
 	}
 	// With no-aaaa the question for AAAA alone becomes one for A, which tells
 	// whether the name exists; its records are not handed on.
@@ -35,16 +35,13 @@ func (w *walk) query(name string, types []uint16) *asked {
 		types = []uint16{dns.TypeA}
 	}
 	questions := make([]question, len(types))
-	for i, t := range types {
-		q, ok := newQuestion(name, t, dns.ClassINET, conf.shape)
-		if !ok {
-			a.errno = syscall.EMSGSIZE
-			return a.bad(types)
-		}
-		for i > 0 && q.id == questions[0].id {
-			q, _ = newQuestion(name, t, dns.ClassINET, conf.shape)
-		}
-		questions[i] = q
+	var ok bool
+	if questions[0], ok = newQuestion(name, types[0], dns.ClassINET, conf.shape); !ok {
+		a.errno = syscall.EMSGSIZE
+		return a.bad(name, types)
+	}
+	for i := 1; i < len(types); i++ {
+		questions[i] = questions[0].of(types[i])
 	}
 	a.name = questions[0].name
 	s := w.send(questions)
@@ -86,7 +83,8 @@ func (w *walk) query(name string, types []uint16) *asked {
 	return a
 }
 
-func (a *asked) bad(types []uint16) *asked {
+func (a *asked) bad(name string, types []uint16) *asked {
+	a.name = dns.Fqdn(name)
 	a.replies = make([]reply, len(types))
 	for i := range a.replies {
 		a.replies[i].reason = BadName
@@ -132,8 +130,8 @@ func (w *walk) search(name string, types []uint16) (*asked, []*asked) {
 			rootListed = true
 		}
 		if len(name)+len(domain)+1 >= maxName {
-			last = &asked{name: name, herr: noRecovery}
-			last.bad(types)
+			last = &asked{herr: noRecovery}
+			last.bad(name, types)
 			all = append(all, last)
 			break
 		}

@@ -17,6 +17,10 @@ type question struct {
 	wire  []byte
 }
 
+// maxQuestions is how many are sent together, at most: those for the addresses of
+// both families.
+const maxQuestions = 2
+
 // reply is what became of a question.
 type reply struct {
 	msg    *dns.Msg // an answer to the question; nil: there is none to work with

@@ -36,11 +36,11 @@ func (w *walk) sendTCP(s *sent, questions []question, server netip.AddrPort, ope
 		return tryNext
 	}
 	deadline := began.Add(wait)
-	conn, release, err := w.connect(open, "tcp", server, wait)
+	conn, err := w.connect(open, "tcp", server, wait)
 	if err != nil {
 		return fail(err, w.reasonOf(err))
 	}
-	defer release()
+	defer conn.release()
 	conn.SetDeadline(deadline)
 	if err := w.ctx.Err(); err != nil {
 		return fail(err, w.reasonOf(err))

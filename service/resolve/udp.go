@@ -3,7 +3,6 @@ package resolve
 import (
 	"encoding/binary"
 	"errors"
-	"net"
 	"net/netip"
 	"syscall"
 	"time"
@@ -61,23 +60,22 @@ type udpTry struct {
 	whole            bool // every answer to the question counts, whatever its code
 	keepTruncated    bool
 
-	conn    net.Conn
-	release func()
-	began   []time.Time
-	steps   []int // in the trace; -1 when not sent
-	done    []bool
-	strays  bool // something came that answers none of the questions
+	conn   *connection // nil: none is open
+	began  [maxQuestions]time.Time
+	steps  [maxQuestions]int // in the trace; -1 when not sent
+	done   [maxQuestions]bool
+	strays bool // something came that answers none of the questions
 }
 
 // run returns how the round ended. partial means that some questions have an
 // answer and time ran out for the others.
 func (t *udpTry) run(wait time.Duration) (v verdict, partial bool) {
 	n := len(t.questions)
-	t.began, t.steps, t.done = make([]time.Time, n), make([]int, n), make([]bool, n)
 	for i := range t.steps {
 		t.steps[i] = -1
 	}
-	if err := t.open(wait); err != nil {
+	deadline := time.Now().Add(wait)
+	if err := t.open(wait, deadline); err != nil {
 		for i := range t.questions {
 			t.note(i)
 		}
@@ -87,18 +85,17 @@ func (t *udpTry) run(wait time.Duration) (v verdict, partial bool) {
 		}
 		return tryNext, false
 	}
-	defer func() { t.release() }()
+	defer t.release()
 
 	buf := t.w.r.buffers.Get().(*[]byte)
 	defer t.w.r.buffers.Put(buf)
 
-	deadline := time.Now().Add(wait)
 	next, good, received := 0, 0, 0
 	for {
 		// Send what may be sent now.
 		if next == 0 && n == 2 && !t.oneByOne {
 			t.note(0)
-			if writeBoth(t.conn, t.questions[0].wire, t.questions[1].wire) {
+			if writeBoth(t.conn.Conn, t.questions[0].wire, t.questions[1].wire) {
 				t.note(1)
 				t.w.queries += 2
 				next = 2
@@ -110,8 +107,7 @@ func (t *udpTry) run(wait time.Duration) (v verdict, partial bool) {
 		for next < n && (!t.oneByOne || next == received) {
 			if next > 0 && t.reopen {
 				t.release()
-				if err := t.open(time.Until(deadline)); err != nil {
-					t.release = func() {}
+				if err := t.open(time.Until(deadline), deadline); err != nil {
 					t.note(next)
 					t.failAll(t.w.reasonOf(err), err)
 					return tryNext, false
@@ -125,7 +121,7 @@ func (t *udpTry) run(wait time.Duration) (v verdict, partial bool) {
 			}
 			next++
 		}
-		size, err := t.read(*buf, deadline)
+		size, err := t.read(*buf)
 		if err != nil {
 			reason := t.w.reasonOf(err)
 			late := reason == Timeout
@@ -172,9 +168,20 @@ func (t *udpTry) run(wait time.Duration) (v verdict, partial bool) {
 	}
 }
 
-func (t *udpTry) open(wait time.Duration) (err error) {
-	t.conn, t.release, err = t.w.connect(t.dial, "udp", t.server, wait)
+func (t *udpTry) open(wait time.Duration, deadline time.Time) error {
+	conn, err := t.w.connect(t.dial, "udp", t.server, wait)
+	if err == nil {
+		t.conn = conn
+		conn.SetReadDeadline(deadline)
+	}
 	return err
+}
+
+func (t *udpTry) release() {
+	if t.conn != nil {
+		t.conn.release()
+		t.conn = nil
+	}
 }
 
 // note begins the step of a question.
@@ -205,8 +212,7 @@ func (t *udpTry) failAll(reason Reason, err error) {
 	}
 }
 
-func (t *udpTry) read(buf []byte, deadline time.Time) (int, error) {
-	t.conn.SetReadDeadline(deadline)
+func (t *udpTry) read(buf []byte) (int, error) {
 	if err := t.w.ctx.Err(); err != nil {
 		return 0, err
 	}

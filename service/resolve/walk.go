@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -73,33 +74,53 @@ func (w *walk) over() bool {
 
 // step begins a step of the trace and returns its position.
 func (w *walk) step(s Step) int {
+	if w.trace == nil {
+		w.trace = make([]Step, 0, 4) // the hosts file, and both questions
+	}
 	w.trace = append(w.trace, s)
 	return len(w.trace) - 1
 }
 
+// connection is one to a server.
+type connection struct {
+	net.Conn
+	stop  func() bool // nil: there is nothing to stop
+	woken sync.WaitGroup
+}
+
 // connect opens a connection to a server that ends by itself when the caller
-// goes away. release closes it and waits for all that was started here.
-func (w *walk) connect(open dialFunc, network string, server netip.AddrPort, wait time.Duration) (conn net.Conn, release func(), err error) {
-	ctx, cancel := context.WithTimeout(w.ctx, wait)
-	defer cancel()
-	conn, err = open(ctx, network, server)
+// goes away.
+func (w *walk) connect(open dialFunc, network string, server netip.AddrPort, wait time.Duration) (*connection, error) {
+	ctx := w.ctx
+	if network != "udp" || wait <= 0 { // to connect a UDP socket takes no time
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+	}
+	conn, err := open(ctx, network, server)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if w.ctx.Done() == nil {
-		return conn, func() { conn.Close() }, nil
+	c := &connection{Conn: conn}
+	if w.ctx.Done() != nil {
+		c.woken.Add(1)
+		c.stop = context.AfterFunc(w.ctx, c.wake)
 	}
-	woken := make(chan struct{})
-	stop := context.AfterFunc(w.ctx, func() {
-		defer close(woken)
-		conn.SetDeadline(time.Unix(1, 0))
-	})
-	return conn, func() {
-		if !stop() {
-			<-woken
-		}
-		conn.Close()
-	}, nil
+	return c, nil
+}
+
+// wake ends what waits for the server.
+func (c *connection) wake() {
+	defer c.woken.Done()
+	c.SetDeadline(time.Unix(1, 0))
+}
+
+// release closes the connection and waits for all that connect started.
+func (c *connection) release() {
+	if c.stop != nil && !c.stop() {
+		c.woken.Wait()
+	}
+	c.Close()
 }
 
 type dialFunc = func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error)
