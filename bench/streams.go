@@ -226,9 +226,9 @@ func (s *stage) footprint(p *probed, target string, n int) (float64, error) {
 	if err := s.open(p, target, n); err != nil {
 		return 0, err
 	}
-	// What opening them has left to the garbage collector is given back a moment later.
+	// What opening them has left to the garbage collector is given back when it has been quiet for 10 to 20 s.
 	select {
-	case <-time.After(min(3*time.Second, 2*s.time)):
+	case <-time.After(10 * s.time):
 	case <-s.ctx.Done():
 		return 0, s.ctx.Err()
 	}
