@@ -92,6 +92,9 @@ var house = map[string]room{
 		never:  aboveEngines,
 	},
 
+	// What a host without a list of authorities trusts.
+	"service/roots": {others: []string{"golang.org/x/crypto/x509roots/fallback/bundle"}, never: aboveEngines},
+
 	// Around it.
 	"service/gateway": {
 		ours: []string{"gen/probe/v1"},
@@ -140,12 +143,12 @@ var (
 	allRooms = []string{
 		"gen/probe/config/v1", "gen/probe/v1", "service", "service/dial", "service/echo", "service/exchange", "service/gateway",
 		"service/guard", "service/metrics", "service/names", "service/policy", "service/resolve",
-		"service/schema",
+		"service/roots", "service/schema",
 	}
 	program = []string{
 		"go.yaml.in/yaml/v3",
 		"github.com/prometheus/client_golang", "github.com/spf13/cobra", "github.com/spf13/pflag",
-		"golang.org/x/crypto/x509roots/fallback", "golang.org/x/net/http2", "golang.org/x/sync",
+		"golang.org/x/net/http2", "golang.org/x/sync",
 		"golang.org/x/sys", "golang.org/x/term", "google.golang.org/genproto", "google.golang.org/grpc", "google.golang.org/protobuf",
 		"sigs.k8s.io/yaml",
 	}

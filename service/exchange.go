@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -71,7 +72,9 @@ func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.Conver
 			if err != nil {
 				return nil, err
 			}
-			return frameOf(frame)
+			step, err := frameOf(frame)
+			s.holdToRoots("", step)
+			return step, err
 		},
 	}
 	conversation.BufferSize = int(open.GetBufferSize())
@@ -113,6 +116,7 @@ func (s *exchangeServer) run(ctx context.Context, rpc, target string, request ex
 		return nil, statusOf(&deniedError{target: request.Target.String(), cause: err})
 	}
 	defer s.untilDrained(session)()
+	s.holdToRoots(request.Target.Scheme, request.Steps...)
 	outcome, err = f(ctx)
 	if err != nil {
 		if _, ok := status.FromError(err); ok { // of a frame that the rules of the contract did not let through
@@ -121,6 +125,17 @@ func (s *exchangeServer) run(ctx context.Context, rpc, target string, request ex
 		return outcome, statusOf(err)
 	}
 	return outcome, session.outcomeStatus(request, outcome)
+}
+
+// holdToRoots sees to it that those whom this host trusts are ready, when a peer may be held to them.
+func (s *exchangeServer) holdToRoots(scheme string, steps ...exchange.Step) {
+	isTLS := func(step exchange.Step) bool {
+		_, ok := step.(exchange.StartTLS)
+		return ok
+	}
+	if s.roots != nil && (scheme == "tls" || slices.ContainsFunc(steps, isTLS)) {
+		s.roots()
+	}
 }
 
 // untilDrained lets the drain end a session too, until it is called off.

@@ -41,6 +41,9 @@ type Config struct {
 	ConnectTimeout time.Duration
 	// Vantage is where answers are given from.
 	Vantage Vantage
+	// HostRoots is called before a peer may be held to the authorities that this host trusts, for a program that has to make
+	// these ready; nil: nothing has to be done.
+	HostRoots func()
 	// Hooks and ExchangeHooks observe, for metrics; ExchangeHooks may be nil.
 	Hooks         Hooks
 	ExchangeHooks *exchange.Hooks
@@ -95,6 +98,7 @@ type Service struct {
 	drain     context.CancelCauseFunc
 
 	readerPatience time.Duration
+	roots          func() // makes those ready whom this host trusts; may be nil
 }
 
 // New returns a Service. It opens nothing.
@@ -114,6 +118,7 @@ func New(config Config) *Service {
 		hooks:    config.Hooks,
 		where:    config.Vantage,
 		vantage:  vantageMessage(config.Vantage),
+		roots:    config.HostRoots,
 
 		readerPatience: readerPatience,
 	}

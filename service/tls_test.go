@@ -1,6 +1,9 @@
 package service
 
 import (
+	"errors"
+	"io"
+	"net"
 	"strings"
 	"testing"
 
@@ -32,5 +35,51 @@ func TestKeysAreNotLogged(t *testing.T) {
 	defer w.log.mu.Unlock()
 	if text := w.log.text.String(); text == "" || strings.Contains(text, secret) {
 		t.Errorf("the log: %q", text)
+	}
+}
+
+// Those whom this host trusts are made ready when a peer may be held to them, and not for the others.
+func TestHostRoots(t *testing.T) {
+	t.Parallel()
+	asked := 0
+	w := newWorld(t, func(s *settings) { s.HostRoots = func() { asked++ } })
+	client := probev1.NewExchangeServiceClient(w.conn)
+	peer := nettest.TCP(t, func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)) }).String()
+	exchange := func(scheme string, steps ...*probev1.Step) {
+		t.Helper()
+		stream, err := client.Exchange(t.Context(), &probev1.ExchangeRequest{Target: scheme + "://" + peer, Steps: steps})
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		if !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+	}
+	exchange("tcp")
+	if asked != 0 {
+		t.Error("they were made ready for plain text")
+	}
+	exchange("tls")
+	exchange("tcp", &probev1.Step{Step: &probev1.Step_StartTls{StartTls: &probev1.StartTls{}}})
+	if asked != 2 {
+		t.Errorf("they were made ready %d times for two exchanges with TLS", asked)
+	}
+	stream, err := client.Converse(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, frame := range []*probev1.ConverseRequest{
+		{Frame: &probev1.ConverseRequest_Open{Open: &probev1.Open{Target: "tcp://" + peer}}},
+		{Frame: &probev1.ConverseRequest_StartTls{StartTls: &probev1.StartTls{}}},
+	} {
+		if err := stream.Send(frame); err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+	}
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if asked != 3 {
+		t.Errorf("they were made ready %d times, with a conversation", asked)
 	}
 }

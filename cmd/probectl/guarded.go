@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"probed/service/roots"
 )
 
 // guarded is how to talk to a probed that asks who calls: the flags about the connection to it, each with a variable of
@@ -130,6 +132,8 @@ func (g *guarded) config() (*tls.Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--server-ca: %w", err)
 		}
+	} else {
+		roots.Load()
 	}
 	switch {
 	case g.cert == "" && g.key == "":

@@ -11,8 +11,6 @@ import (
 	"io"
 	"os"
 
-	// The authorities that the public trusts, for a host that has no list of its own.
-	_ "golang.org/x/crypto/x509roots/fallback"
 	"google.golang.org/grpc/grpclog"
 )
 

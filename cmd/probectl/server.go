@@ -26,6 +26,7 @@ import (
 	probev1 "probed/gen/probe/v1"
 	"probed/service"
 	"probed/service/policy"
+	"probed/service/roots"
 )
 
 const (
@@ -140,7 +141,7 @@ func (t *tool) openLocal() (*server, error) {
 		return nil, err
 	}
 	all := policy.AllowAll()
-	conn := service.Local(chain, service.New(service.Config{Policy: func() *policy.Policy { return all }, Vantage: vantage}).Register)
+	conn := service.Local(chain, service.New(service.Config{Policy: func() *policy.Policy { return all }, Vantage: vantage, HostRoots: roots.Load}).Register)
 	return &server{conn: conn, where: "in process", close: func() {
 		_ = conn.Close() // it has answered; what its end says changes nothing
 	}}, nil

@@ -15,6 +15,7 @@ import (
 	"probed/service/dial"
 	"probed/service/guard"
 	"probed/service/resolve"
+	"probed/service/roots"
 )
 
 // issuerTimeout is how long an issuer may take to answer, connection and all.
@@ -83,6 +84,8 @@ func issuerClient(issuer issuerConfig) (*http.Client, error) { //nolint:forbidig
 			return nil, err
 		}
 		config.RootCAs = pool
+	} else {
+		roots.Load()
 	}
 	resolver := resolve.New(resolve.Config{})
 	dialer := dial.Dialer{Policy: func(context.Context, dial.Destination) error { return nil }}

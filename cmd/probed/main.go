@@ -16,8 +16,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	// The authorities that the public trusts, for a host that has no list of its own, as an image from scratch.
-	_ "golang.org/x/crypto/x509roots/fallback"
 )
 
 // version is set by the linker.

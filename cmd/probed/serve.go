@@ -33,6 +33,7 @@ import (
 	"probed/service/metrics"
 	"probed/service/policy"
 	"probed/service/resolve"
+	"probed/service/roots"
 )
 
 const (
@@ -207,6 +208,7 @@ func (s *server) assemble(getenv func(string) string) error {
 		},
 		ConnectTimeout: s.limits.DialTimeout,
 		Vantage:        vantage,
+		HostRoots:      roots.Load,
 		Hooks:          hooks,
 		ExchangeHooks:  s.counts.ExchangeHooks(),
 	})
