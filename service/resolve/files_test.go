@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-
-	"probed/internal/nettest"
 )
 
 func env(pairs ...string) func(string) string {
@@ -407,15 +405,4 @@ func FuzzLiteral(f *testing.F) {
 		}
 		hostNameOK(s)
 	})
-}
-
-func BenchmarkLookupHost(b *testing.B) {
-	server := nettest.DNS(b, nettest.DNSRecords(1))
-	m := newMachine(b, server, map[string]string{"resolv.conf": "nameserver 10.0.0.1\n", "hosts": "127.0.0.1 localhost\n"}, Config{})
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := m.LookupHost(b.Context(), "host.example.", AF_UNSPEC); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

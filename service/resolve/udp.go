@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -71,6 +72,7 @@ type udpTry struct {
 // answer and time ran out for the others.
 func (t *udpTry) run(wait time.Duration) (v verdict, partial bool) {
 	n := len(t.questions)
+	t.w.trace = slices.Grow(t.w.trace, n)
 	for i := range t.steps {
 		t.steps[i] = -1
 	}

@@ -74,9 +74,6 @@ func (w *walk) over() bool {
 
 // step begins a step of the trace and returns its position.
 func (w *walk) step(s Step) int {
-	if w.trace == nil {
-		w.trace = make([]Step, 0, 4) // the hosts file, and both questions
-	}
 	w.trace = append(w.trace, s)
 	return len(w.trace) - 1
 }
