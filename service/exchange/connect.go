@@ -65,14 +65,14 @@ func (s *session) checkAll(addresses []netip.AddrPort) *failure {
 func (s *session) dials(addresses []netip.AddrPort) []dial.Request {
 	target := s.request.Target
 	skipVerify := s.request.TLS != nil && s.request.TLS.SkipVerify
-	requests := []dial.Request{{Network: target.network(), Path: target.Path, Send: s.sends, SkipVerify: skipVerify}}
-	if !target.IsUnix() {
-		requests = make([]dial.Request, len(addresses))
-		for i, address := range addresses {
-			requests[i] = dial.Request{
-				Network: target.network(), Address: address, Host: s.host,
-				Source: s.request.Source, Interface: s.request.Interface, Send: s.sends, SkipVerify: skipVerify,
-			}
+	if target.IsUnix() {
+		return []dial.Request{{Network: target.network(), Path: target.Path, Send: s.sends, SkipVerify: skipVerify}}
+	}
+	requests := make([]dial.Request, len(addresses))
+	for i, address := range addresses {
+		requests[i] = dial.Request{
+			Network: target.network(), Address: address, Host: s.host,
+			Source: s.request.Source, Interface: s.request.Interface, Send: s.sends, SkipVerify: skipVerify,
 		}
 	}
 	return requests
@@ -174,8 +174,10 @@ func (r *race) take(result result) {
 	if result.admitted { // which may be known before r.admitted has told
 		r.release()
 	}
-	// That the caller has gone ends the context, and with it the attempts.
-	_ = r.emit(result.attempt)
+	if r.sink != nil {
+		// That the caller has gone ends the context, and with it the attempts.
+		_ = r.emit(result.attempt)
+	}
 }
 
 // next puts the next attempt on the list, and returns its index.

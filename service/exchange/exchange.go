@@ -120,8 +120,11 @@ func (x *Exchanger) session(ctx context.Context, request Request, sends bool, em
 	defer x.router.end()
 	request.Timeout = x.config.Limits.timeout(request.Timeout)
 	request.BufferSize = min(request.BufferSize, MaxBufferSize)
-	callerCtx, leave := context.WithCancelCause(ctx)
-	defer leave(nil)
+	callerCtx, leave := ctx, context.CancelCauseFunc(nil)
+	if emit != nil { // and may fail
+		callerCtx, leave = context.WithCancelCause(ctx)
+		defer leave(nil)
+	}
 	ctx, cancel := context.WithTimeout(callerCtx, request.Timeout)
 	defer cancel()
 
@@ -162,12 +165,12 @@ func (x *Exchanger) session(ctx context.Context, request Request, sends bool, em
 type session struct {
 	*Exchanger
 	request   *Request
-	sends     bool            // for the policy: bytes of the caller's
-	host      string          // for the policy: the name that was asked for; empty when it was an address
-	callerCtx context.Context // ends when the caller wants no more of it
-	ctx       context.Context // ends also with the request's timeout
-	leave     context.CancelCauseFunc
-	sink      func(Event) error
+	sends     bool                    // for the policy: bytes of the caller's
+	host      string                  // for the policy: the name that was asked for; empty when it was an address
+	callerCtx context.Context         // ends when the caller wants no more of it
+	ctx       context.Context         // ends also with the request's timeout
+	leave     context.CancelCauseFunc // ends it; nil without a sink
+	sink      func(Event) error       // nil: nobody listens
 	start     time.Time
 	outcome   Outcome
 
@@ -220,7 +223,7 @@ func (s *session) open() *failure {
 	local, remote := s.conn.addresses()
 	s.outcome.Local, s.outcome.Remote = local, remote
 	s.outcome.Socket = s.conn.socket
-	if err := s.emit(Connected{Local: local, Remote: remote, Socket: s.conn.socket}); err != nil {
+	if s.sink != nil && s.emit(Connected{Local: local, Remote: remote, Socket: s.conn.socket}) != nil {
 		return s.cancelled(PhaseConnect)
 	}
 	if s.request.Target.Scheme == "tls" {
@@ -304,10 +307,9 @@ func (s *session) resolve() ([]netip.AddrPort, *failure) {
 	for i, host := range hosts {
 		addresses[i] = netip.AddrPortFrom(host, target.Port)
 	}
-	err = s.emit(Resolved{
+	if s.sink != nil && s.emit(Resolved{
 		Host: target.Host, CanonicalName: canonical, Addresses: hosts, Source: result.Source, Duration: duration,
-	})
-	if err != nil {
+	}) != nil {
 		return nil, s.cancelled(PhaseResolve)
 	}
 	return addresses, nil
@@ -362,7 +364,9 @@ func (s *session) close() {
 
 // route is the way to an address that the exchange takes; nil when it is not to be known.
 func (s *session) route(to netip.AddrPort) *Route {
-	return s.router.to(to, s.request.Source, s.request.Interface)
+	buffer := s.buffers.lend(minChunk)
+	defer buffer.Release()
+	return s.router.to(to, s.request.Source, s.request.Interface, buffer.data)
 }
 
 // emit hands an event to the caller, or keeps it back until the policy has admitted an address. Its error is

@@ -19,14 +19,11 @@ const mostRouteSockets = 4
 type router struct {
 	mu       sync.Mutex
 	underWay int // exchanges
-	idle     []*routeSocket
+	idle     []routeSocket
 }
 
-// routeSocket is a conversation with the kernel, in which each question has one answer.
-type routeSocket struct {
-	fd    int
-	reply [4096]byte
-}
+// routeSocket is the descriptor of a conversation with the kernel, in which each question has one answer.
+type routeSocket int
 
 // begin says that an exchange is under way, until end.
 func (r *router) begin() {
@@ -42,52 +39,49 @@ func (r *router) end() {
 		return
 	}
 	for _, s := range r.idle {
-		unix.Close(s.fd)
+		unix.Close(int(s))
 	}
 	r.idle = nil
 }
 
-// take returns a socket that is the caller's alone; nil when there is none to be had.
-func (r *router) take() *routeSocket {
+// take returns a socket that is the caller's alone.
+func (r *router) take() (routeSocket, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if n := len(r.idle); n > 0 {
 		s := r.idle[n-1]
 		r.idle = r.idle[:n-1]
-		return s
+		return s, nil
 	}
 	//nolint:forbidigo // No packet leaves by this socket: netlink is a conversation with the kernel.
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil
-	}
-	return &routeSocket{fd: fd}
+	return routeSocket(fd), err
 }
 
 // giveBack keeps a socket, or closes it.
-func (r *router) giveBack(s *routeSocket) {
+func (r *router) giveBack(s routeSocket) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.underWay > 0 && len(r.idle) < mostRouteSockets {
 		r.idle = append(r.idle, s)
 		return
 	}
-	unix.Close(s.fd)
+	unix.Close(int(s))
 }
 
 // to asks the kernel which way packets to address take when they come from source and leave by the interface
 // (unset and empty: whatever the routes say). It is nil when there is no way, or the kernel does not tell.
 //
 // The answer is that of this moment, and of an address alone: where rules route by port or several routes weigh the
-// same, another connection may take another way.
-func (r *router) to(address netip.AddrPort, source netip.Addr, iface string) *Route {
-	s := r.take()
-	if s == nil {
+// same, another connection may take another way. It is read into the buffer.
+func (r *router) to(address netip.AddrPort, source netip.Addr, iface string, buffer []byte) *Route {
+	s, err := r.take()
+	if err != nil {
 		return nil
 	}
-	route, err := s.to(address.Addr().Unmap(), source.Unmap(), iface)
+	route, err := s.to(address.Addr().Unmap(), source.Unmap(), iface, buffer)
 	if err != nil { // an answer may come still, which would be taken for that to another question
-		unix.Close(s.fd)
+		unix.Close(int(s))
 		return nil
 	}
 	r.giveBack(s)
@@ -95,32 +89,33 @@ func (r *router) to(address netip.AddrPort, source netip.Addr, iface string) *Ro
 }
 
 // to is router.to. The error is that the kernel could not be asked.
-func (s *routeSocket) to(to, source netip.Addr, iface string) (*Route, error) {
+func (s routeSocket) to(to, source netip.Addr, iface string, buffer []byte) (*Route, error) {
+	fd := int(s)
 	if zone := to.Zone(); iface == "" && zone != "" {
 		iface = zone
 	}
 	var index uint32
 	if iface != "" {
-		if index = indexOfInterface(s.fd, iface); index == 0 {
+		if index = indexOfInterface(fd, iface); index == 0 {
 			return nil, nil
 		}
 	}
-	if _, err := unix.Write(s.fd, routeRequest(to, source, index)); err != nil {
+	if _, err := unix.Write(fd, routeRequest(to, source, index)); err != nil {
 		return nil, err
 	}
 	// The kernel has answered before write(2) returns.
-	n, err := ignoringEINTR(func() (int, error) { return unix.Read(s.fd, s.reply[:]) })
+	n, err := ignoringEINTR(func() (int, error) { return unix.Read(fd, buffer) })
 	if err != nil {
 		return nil, err
 	}
-	route, index := parseRoute(s.reply[:n])
+	route, index := parseRoute(buffer[:n])
 	if route == nil {
 		return nil, nil
 	}
 	if !route.Source.IsValid() {
 		route.Source = source
 	}
-	name, mtu := describeInterface(s.fd, index)
+	name, mtu := describeInterface(fd, index)
 	route.Interface = name
 	if route.MTU == 0 {
 		route.MTU = mtu

@@ -37,7 +37,7 @@ func TestRouteToThisHost(t *testing.T) {
 		{"::1%99999", "", "", none},
 	} {
 		source, _ := netip.ParseAddr(tt.source)
-		route := new(router).to(netip.AddrPortFrom(netip.MustParseAddr(tt.to), 80), source, tt.iface)
+		route := new(router).to(netip.AddrPortFrom(netip.MustParseAddr(tt.to), 80), source, tt.iface, make([]byte, minChunk))
 		switch want := (Route{Source: tt.want, Interface: "lo", MTU: lo.MTU}); {
 		case !tt.want.IsValid():
 			if route != nil {
@@ -47,7 +47,7 @@ func TestRouteToThisHost(t *testing.T) {
 			t.Errorf("%+v: %+v, want %+v", tt, route, want)
 		}
 	}
-	if route := new(router).to(netip.AddrPort{}, none, ""); route != nil {
+	if route := new(router).to(netip.AddrPort{}, none, "", make([]byte, minChunk)); route != nil {
 		t.Errorf("no address: %+v", *route)
 	}
 }
@@ -56,9 +56,9 @@ func TestRouteLeavesNothing(t *testing.T) {
 	nettest.CheckFDs(t)
 	var r router
 	ask := func() {
-		r.to(netip.MustParseAddrPort("127.0.0.1:80"), netip.Addr{}, "")
-		r.to(netip.MustParseAddrPort("127.0.0.1:80"), netip.Addr{}, "nowhere")
-		r.to(netip.MustParseAddrPort("[2001:db8::1]:80"), netip.Addr{}, "")
+		r.to(netip.MustParseAddrPort("127.0.0.1:80"), netip.Addr{}, "", make([]byte, minChunk))
+		r.to(netip.MustParseAddrPort("127.0.0.1:80"), netip.Addr{}, "nowhere", make([]byte, minChunk))
+		r.to(netip.MustParseAddrPort("[2001:db8::1]:80"), netip.Addr{}, "", make([]byte, minChunk))
 	}
 	ask()
 	for range 3 {
@@ -83,7 +83,7 @@ func TestRouteIsOfTheQuestion(t *testing.T) {
 		{"127.0.0.1", ""}, {"192.0.2.1", "nowhere"}, {"127.0.0.2", ""}, {"[::]", ""}, {"127.0.0.1", "lo"}, {"::ffff:127.0.0.1", ""},
 	} {
 		to, _ := netip.ParseAddr(tt.to) // [::] is none
-		route := r.to(netip.AddrPortFrom(to, 80), none, tt.iface)
+		route := r.to(netip.AddrPortFrom(to, 80), none, tt.iface, make([]byte, minChunk))
 		if to.Unmap().IsLoopback() != (route != nil) {
 			t.Errorf("%+v: %+v", tt, route)
 		} else if route != nil && (route.Source != here || route.Interface != "lo") {

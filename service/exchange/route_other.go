@@ -11,4 +11,4 @@ func (*router) begin() {}
 
 func (*router) end() {}
 
-func (*router) to(netip.AddrPort, netip.Addr, string) *Route { return nil }
+func (*router) to(netip.AddrPort, netip.Addr, string, []byte) *Route { return nil }

@@ -228,7 +228,7 @@ func TestRoutes(t *testing.T) {
 	} {
 		source, _ := netip.ParseAddr(tt.source)
 		n.near.Do(func() {
-			route := new(router).to(netip.AddrPortFrom(netip.MustParseAddr(tt.to), 80), source, tt.iface)
+			route := new(router).to(netip.AddrPortFrom(netip.MustParseAddr(tt.to), 80), source, tt.iface, make([]byte, minChunk))
 			if got := routeInWords(route); got != tt.want {
 				t.Errorf("to %s from %q by %q: %q, want %q", tt.to, tt.source, tt.iface, got, tt.want)
 			}
