@@ -16,18 +16,11 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// planner reads the rules of a message and of what it holds.
-type planner struct {
-	expressions Expressions
-	begun       map[protoreflect.MessageDescriptor]*plan
-}
+// planner reads the rules of a message.
+type planner struct{ expressions Expressions }
 
 func (p *planner) message(d protoreflect.MessageDescriptor) (*plan, error) {
-	if known, ok := p.begun[d]; ok {
-		return known, nil
-	}
-	made := &plan{unread: true}
-	p.begun[d] = made
+	made := new(plan)
 	if rules, ok := extension[*validate.MessageRules](d, validate.E_Message); ok {
 		if err := allKnown(rules, "cel"); err != nil {
 			return nil, err
@@ -51,16 +44,12 @@ func (p *planner) message(d protoreflect.MessageDescriptor) (*plan, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.Fields().Get(i).Name(), err)
 		}
-		if f.required || len(f.rules) > 0 || f.message != nil || f.items != nil {
+		if f.required || len(f.rules) > 0 || f.message || f.items != nil {
 			made.fields = append(made.fields, f)
 		}
 	}
-	made.unread = false
 	return made, nil
 }
-
-// empty tells whether there is nothing to check. Of a message that holds itself, that is not known inside of it.
-func (p *plan) empty() bool { return !p.unread && len(p.whole)+len(p.oneofs)+len(p.fields) == 0 }
 
 func (p *planner) field(d protoreflect.FieldDescriptor) (field, error) {
 	f := field{FieldDescriptor: d, name: string(d.Name())}
@@ -81,7 +70,7 @@ func (p *planner) field(d protoreflect.FieldDescriptor) (field, error) {
 		if items, err = p.value(d, rules.GetRepeated().GetItems()); err != nil {
 			return f, err
 		}
-		if len(items.rules) > 0 || items.message != nil {
+		if len(items.rules) > 0 || items.message {
 			f.items = &items
 		}
 	default:
@@ -103,14 +92,7 @@ func (f *field) defaultHolds() bool {
 
 // value reads the rules of one value of a field.
 func (p *planner) value(d protoreflect.FieldDescriptor, rules *validate.FieldRules) (v value, err error) {
-	if d.Message() != nil {
-		switch v.message, err = p.message(d.Message()); {
-		case err != nil:
-			return v, err
-		case v.message.empty():
-			v.message = nil
-		}
-	}
+	v.message = d.Message() != nil && d.Message().ParentFile().Package() != "google.protobuf"
 	if rules == nil {
 		return v, nil
 	}

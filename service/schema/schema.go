@@ -64,21 +64,18 @@ func New(expressions Expressions) *Rules { return &Rules{expressions: expression
 // checked, which is a fault of the schema.
 func (r *Rules) Check(message proto.Message) error {
 	m := message.ProtoReflect()
-	p, err := r.planOf(m.Descriptor())
-	if err != nil {
-		return err
-	}
-	if found := p.check(m); found != nil {
+	found, err := r.check(m)
+	if err == nil && found != nil {
 		return &InvalidError{found}
 	}
-	return nil
+	return err
 }
 
 func (r *Rules) planOf(d protoreflect.MessageDescriptor) (*plan, error) {
 	if p, ok := r.plans.Load(d); ok {
 		return p.(*plan), nil //nolint:forcetypeassert // nothing else is stored
 	}
-	p, err := (&planner{r.expressions, make(map[protoreflect.MessageDescriptor]*plan)}).message(d)
+	p, err := (&planner{r.expressions}).message(d)
 	if err != nil {
 		return nil, fmt.Errorf("the rules of %s: %w", d.FullName(), err)
 	}
@@ -86,12 +83,12 @@ func (r *Rules) planOf(d protoreflect.MessageDescriptor) (*plan, error) {
 	return p, nil
 }
 
-// A plan is what is to be checked of a message of one kind. What has no rule is not in it.
+// A plan is what is to be checked of a message of one kind. What has no rule is not in it. Of the messages it holds it has
+// none: most are not there, and to read their rules takes longer than to check them.
 type plan struct {
 	whole  []wholeRule
 	oneofs []protoreflect.OneofDescriptor // one field of each is required
 	fields []field
-	unread bool // it is being made
 }
 
 type wholeRule struct {
@@ -113,7 +110,7 @@ type field struct {
 // value is what is to be checked of a single value.
 type value struct {
 	rules   []rule
-	message *plan // nil: it is none, or one without rules
+	message bool // it is one, which may have rules of its own
 }
 
 type rule struct {
@@ -121,7 +118,11 @@ type rule struct {
 	holds       func(protoreflect.Value) bool
 }
 
-func (p *plan) check(m protoreflect.Message) (found []Violation) {
+func (r *Rules) check(m protoreflect.Message) (found []Violation, err error) {
+	p, err := r.planOf(m.Descriptor())
+	if err != nil {
+		return nil, err
+	}
 	for i := range p.whole {
 		if !p.whole[i].holds(m.Interface()) {
 			found = append(found, p.whole[i].Violation)
@@ -139,45 +140,50 @@ func (p *plan) check(m protoreflect.Message) (found []Violation) {
 			found = append(found, Violation{f.name, "required", "value is required"})
 		case !set && f.unsetHolds:
 		default:
-			found = append(found, f.check(m.Get(f.FieldDescriptor))...)
+			if found, err = r.checkField(found, f, m.Get(f.FieldDescriptor)); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return found
+	return found, nil
 }
 
-func (f *field) check(v protoreflect.Value) []Violation {
-	found := f.value.check(f.name, v)
-	if f.items == nil {
-		return found
+// checkField adds to what was found.
+func (r *Rules) checkField(found []Violation, f *field, v protoreflect.Value) (_ []Violation, err error) {
+	if found, err = r.checkValue(found, &f.value, f.name, -1, v); err != nil || f.items == nil {
+		return found, err
 	}
 	list := v.List()
 	for i := range list.Len() {
-		for _, violation := range f.items.check("", list.Get(i)) {
-			violation.Field = joined(fmt.Sprintf("%s[%d]", f.name, i), violation.Field)
-			found = append(found, violation)
+		if found, err = r.checkValue(found, f.items, f.name, i, list.Get(i)); err != nil {
+			return nil, err
 		}
 	}
-	return found
+	return found, nil
 }
 
-func (v *value) check(name string, of protoreflect.Value) (found []Violation) {
-	for i := range v.rules {
-		if r := &v.rules[i]; !r.holds(of) {
-			found = append(found, Violation{name, r.id, r.message})
+// checkValue adds what is wrong with the value of the field of this name; index is its place in a list, -1: it is in none.
+func (r *Rules) checkValue(found []Violation, of *value, name string, index int, v protoreflect.Value) ([]Violation, error) {
+	path := func() string {
+		if index < 0 {
+			return name
+		}
+		return fmt.Sprintf("%s[%d]", name, index)
+	}
+	for i := range of.rules {
+		if rule := &of.rules[i]; !rule.holds(v) {
+			found = append(found, Violation{path(), rule.id, rule.message})
 		}
 	}
-	if v.message != nil {
-		for _, violation := range v.message.check(of.Message()) {
-			violation.Field = joined(name, violation.Field)
-			found = append(found, violation)
+	if !of.message {
+		return found, nil
+	}
+	inner, err := r.check(v.Message())
+	for _, violation := range inner {
+		if violation.Field = path() + "." + violation.Field; strings.HasSuffix(violation.Field, ".") { // the message as a whole
+			violation.Field = path()
 		}
+		found = append(found, violation)
 	}
-	return found
-}
-
-func joined(path, field string) string {
-	if path == "" || field == "" {
-		return path + field
-	}
-	return path + "." + field
+	return found, err
 }
