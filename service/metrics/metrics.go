@@ -11,12 +11,14 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc"
 
 	"probed/service"
@@ -29,6 +31,8 @@ import (
 type Metrics struct {
 	registry *prometheus.Registry
 	rpcs     *grpcprom.ServerMetrics
+	server   *grpc.Server // whose RPCs there are; nil: it has not been told
+	first    sync.Once    // scrape
 
 	dials          *prometheus.CounterVec
 	dialDuration   *prometheus.HistogramVec
@@ -104,15 +108,13 @@ func New(version string) *Metrics {
 	m.registry.MustRegister(
 		m.dials, m.dialDuration, m.bytes, m.active, m.sessions, m.lookups, m.lookupDuration, m.decisions,
 		m.echoed, m.echoStreams, m.echoActive, m.insecure, m.limited, m.refused, m.reloads, m.reloaded, m.auditWrites, m.issuers, m.strangers, info, m.rpcs,
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
 }
 
 // Handler serves the metrics.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.InstrumentMetricHandler(m.registry, promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+	return promhttp.InstrumentMetricHandler(m.registry, promhttp.HandlerFor(prometheus.GathererFunc(m.gather), promhttp.HandlerOpts{
 		Registry: m.registry, EnableOpenMetrics: true,
 	}))
 }
@@ -122,9 +124,20 @@ func (m *Metrics) Interceptors() service.Interceptors {
 	return service.Interceptors{Unary: m.rpcs.UnaryServerInterceptor(), Stream: m.rpcs.StreamServerInterceptor()}
 }
 
-// Initialize makes the series of every RPC of server exist from the start, so that a rate over them is right from the
-// first call on. Call it when all services are registered.
-func (m *Metrics) Initialize(server *grpc.Server) { m.rpcs.InitializeMetrics(server) }
+// gather is what a scrape gets. What takes a while to make and nobody sees before, the first one makes.
+func (m *Metrics) gather() ([]*dto.MetricFamily, error) {
+	m.first.Do(func() {
+		m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		if m.server != nil {
+			m.rpcs.InitializeMetrics(m.server)
+		}
+	})
+	return m.registry.Gather()
+}
+
+// Initialize makes the series of every RPC of server exist from the first scrape on, so that a rate over them is right from
+// the first call on. Call it when all services are registered, and before the first scrape.
+func (m *Metrics) Initialize(server *grpc.Server) { m.server = server }
 
 // ServiceHooks counts lookups, the decisions of the policy, and limits that were reached.
 func (m *Metrics) ServiceHooks() service.Hooks {

@@ -89,7 +89,7 @@ func (w *world) lookupHost(t *testing.T, name string) {
 
 func (w *world) gather(t *testing.T) []*dto.MetricFamily {
 	t.Helper()
-	families, err := w.registry.Gather()
+	families, err := w.Metrics.gather()
 	if err != nil {
 		t.Fatal(err)
 	}
