@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -209,10 +208,21 @@ func (d *document) at(line, column int, field, format string, args ...any) {
 	d.add(fault{file: d.file, line: line, column: column, field: field, message: fmt.Sprintf(format, args...)})
 }
 
-// otherBreaks are what YAML takes for the end of a line, and nobody's editor does. Positions would be told wrongly.
-var otherBreaks = regexp.MustCompile("\r[^\n]|\r$|\u0085|\u2028|\u2029")
-
-var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line (\d+): )?(.*)$`)
+// otherBreak is where there is first what YAML takes for the end of a line, and nobody's editor does; -1: nowhere. Positions
+// would be told wrongly.
+func otherBreak(data []byte) int {
+	for i, c := range string(data) {
+		switch c {
+		case '\u0085', '\u2028', '\u2029':
+			return i
+		case '\r':
+			if i+1 == len(data) || data[i+1] != '\n' {
+				return i
+			}
+		}
+	}
+	return -1
+}
 
 // yaml parses the one document of a file; nil when there is none.
 func (d *document) yaml(data []byte) *yaml.Node {
@@ -220,8 +230,8 @@ func (d *document) yaml(data []byte) *yaml.Node {
 		d.at(0, 0, "", "it is not UTF-8")
 		return nil
 	}
-	if odd := otherBreaks.FindIndex(data); odd != nil {
-		line := bytes.Count(data[:odd[0]], []byte("\n")) + 1
+	if odd := otherBreak(data); odd >= 0 {
+		line := bytes.Count(data[:odd], []byte("\n")) + 1
 		d.at(line, 0, "", "there is a character at which lines end for some programs alone; end lines with a newline")
 		return nil
 	}
@@ -241,23 +251,22 @@ func (d *document) yaml(data []byte) *yaml.Node {
 			return nil
 		}
 	}
-	parts := yamlError.FindStringSubmatch(err.Error())
-	if parts == nil {
-		d.at(0, 0, "", "%v", err)
-		return nil
-	}
-	line, _ := strconv.Atoi(parts[1]) // 0: it was not told
-	if line > 0 && strings.Contains(parts[2], "cannot start any token") {
-		if lines := strings.Split(string(data), "\n"); line <= len(lines) && strings.Contains(lines[line-1], "\t") {
-			parts[2] = "there is a tab; YAML is indented with spaces"
+	text, line := strings.TrimPrefix(err.Error(), "yaml: "), 0 // 0: it was not told
+	if number, rest, ok := strings.Cut(strings.TrimPrefix(text, "line "), ": "); ok {
+		if n, err := strconv.Atoi(number); err == nil {
+			text, line = rest, n
 		}
 	}
-	d.at(line, 0, "", "%s", parts[2])
+	if line > 0 && strings.Contains(text, "cannot start any token") {
+		if lines := strings.Split(string(data), "\n"); line <= len(lines) && strings.Contains(lines[line-1], "\t") {
+			text = "there is a tab; YAML is indented with spaces"
+		}
+	}
+	d.at(line, 0, "", "%s", text)
 	return nil
 }
 
-// walk notes where each field stands, and what is wrong with the keys. fields are the paths by
-// position, of values alone.
+// walk notes where each field stands, and what is wrong with the keys. fields are the paths by position, of values alone.
 func (d *document) walk(node *yaml.Node, message protoreflect.MessageDescriptor, path string, fields map[position]string) {
 	at := position{node.Line, node.Column}
 	if _, known := d.where[path]; !known {

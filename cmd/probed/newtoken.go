@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -38,11 +37,8 @@ tokens_file. They have the hash of the token alone. Nothing is stored.`,
 	return command
 }
 
-// tokenName is the rule of the schema.
-var tokenName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
-
 func newToken(name, expires string, now time.Time, stdout, stderr io.Writer) error {
-	if !tokenName.MatchString(name) {
+	if !isName(name, 128) { // as the schema has it
 		return usageError{fmt.Errorf("%q: a token has a name of letters, digits, '.', '_' and '-', at most 128", name)}
 	}
 	until, err := parseExpires(expires, now)
