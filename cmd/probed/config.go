@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"net/netip"
 	"path/filepath"
 	"time"
@@ -30,9 +29,8 @@ type config struct {
 	drain  *configv1.Drain  // for drainOf
 	audit  string           // the path; "-": stdout; empty: nowhere
 
-	// files are those that were read. When one changes, readConfig may return something else.
-	files   []string
-	watched watched // these, by readConfig
+	// watched are the files that were read. When one changes, readConfig may return something else.
+	watched watched
 	// warnings are what may not be meant, in the order of the file.
 	warnings []fault
 }
@@ -64,40 +62,23 @@ func (c *config) takesBearer() bool { return len(c.tokens) > 0 || len(c.issuers)
 
 // readConfig reads and checks a configuration, the files it names included; it asks no network. The error is a
 // *configError with everything that is wrong.
-func readConfig(file string) (*config, error) {
-	// Which files there are to read, the first time tells. What they say is noted before the second time, so that no change
-	// is lost in between.
-	noted := asTheyAre(filesOf(readConfigAt(file, time.Now())))
-	c, err := readConfigAt(file, time.Now())
-	if wrong, ok := errors.AsType[*configError](err); ok {
-		wrong.watched = noted
-	} else if err == nil {
-		c.watched = noted
-	}
-	return c, err
-}
-
-// filesOf are those that were read.
-func filesOf(c *config, err error) []string {
-	if wrong, ok := errors.AsType[*configError](err); ok {
-		return wrong.files
-	}
-	return c.files
-}
+func readConfig(file string) (*config, error) { return readConfigAt(file, time.Now()) }
 
 // readConfigAt is readConfig at another time, which decides what has expired.
 func readConfigAt(file string, now time.Time) (*config, error) {
 	message := new(configv1.Config)
+	read := asItIs(file)
 	r := newReader(readDocument(file, message), now)
+	r.c.watched = read
 	if r.isRead() {
 		r.config(message)
 	}
 	if faults := r.all(); len(faults) > 0 {
-		return nil, &configError{faults: faults, files: r.c.files}
+		return nil, &configError{faults: faults, watched: r.c.watched}
 	}
 	return &r.c, nil
 }
 
 func newReader(d *document, now time.Time) *reader {
-	return &reader{document: d, dir: filepath.Dir(d.file), now: now, c: config{file: d.file, files: []string{d.file}}}
+	return &reader{document: d, dir: filepath.Dir(d.file), now: now, c: config{file: d.file}}
 }

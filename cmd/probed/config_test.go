@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,9 +196,11 @@ audit: {path: audit.log}
 			}}},
 		},
 		audit: in("audit.log"),
-		files: []string{
-			in("probed.yaml"), in("tls.crt"), in("tls.key"), in("clients-ca.crt"), in("tls.crt"), in("tls.key"), in("tokens.yaml"), in("tls.crt"),
-		},
+	}
+	if files := []string{
+		in("probed.yaml"), in("tls.crt"), in("tls.key"), in("clients-ca.crt"), in("tls.crt"), in("tls.key"), in("tokens.yaml"), in("tls.crt"),
+	}; !slices.Equal(c.watched.files, files) || c.watched.changed() {
+		t.Errorf("watched %q, want %q", c.watched.files, files)
 	}
 	wantIssuer := issuerConfig{caFile: in("tls.crt"), bearerTokenFile: in("token")}
 	wantIssuer.Name, wantIssuer.URL, wantIssuer.Audience, wantIssuer.Algorithms = "oidc", "https://login.example.com", "probed", []string{"ES256"}
@@ -212,7 +215,7 @@ audit: {path: audit.log}
 	if delay, timeout := drainOf(c.drain, true); delay != 0 || timeout != 20*time.Second {
 		t.Errorf("drain %v, %v", delay, timeout)
 	}
-	c.limits, c.drain = nil, nil
+	c.limits, c.drain, c.watched = nil, nil, watched{}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("\n got %+v\nwant %+v", c, want)
 	}

@@ -83,7 +83,8 @@ func (r *reader) tls(field string, m *configv1.Tls, auth *configv1.Auth) *tlsFil
 	if m.GetMinimumVersion() == "1.3" {
 		files.minVersion = tls.VersionTLS13
 	}
-	r.c.files = append(r.c.files, files.certificate, files.key)
+	r.c.watched.add(files.certificate)
+	r.c.watched.add(files.key)
 	if certificate, key, err := readKeyPair(files.certificate, files.key); err != nil {
 		if key {
 			r.report(field+".key_file", "%v", err)
@@ -104,7 +105,7 @@ func (r *reader) tls(field string, m *configv1.Tls, auth *configv1.Auth) *tlsFil
 
 // authorities checks a file of authorities.
 func (r *reader) authorities(field, file string) {
-	r.c.files = append(r.c.files, file)
+	r.c.watched.add(file)
 	certificates, err := readCertificates(file)
 	if err != nil {
 		r.report(field, "%v", err)
@@ -168,7 +169,7 @@ func (r *reader) tokens(field string, tokens []*configv1.Token, c *config, owner
 }
 
 func (r *reader) tokensFile(file string, owners map[string]string) {
-	r.c.files = append(r.c.files, file)
+	r.c.watched.add(file)
 	message := new(configv1.Tokens)
 	inner := newReader(readDocument(file, message), r.now)
 	if inner.isRead() {

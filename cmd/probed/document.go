@@ -66,8 +66,7 @@ func printable(text string) string {
 // configError is all that is wrong with a configuration, a line each.
 type configError struct {
 	faults  []fault
-	files   []string // that were read, one of which has to change
-	watched watched  // these, by readConfig
+	watched watched // the files that were read, one of which has to change
 }
 
 func (e *configError) Error() string {

@@ -174,25 +174,38 @@ func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 	}
 }
 
-// watched are files, and what they said at a time.
+// watched are files, and what each said when it was added: before it was read, so that no change is lost in between.
 type watched struct {
 	files []string
-	said  [sha256.Size]byte
+	said  [][sha256.Size]byte
 }
 
-// asTheyAre are files as they are now.
-func asTheyAre(files []string) watched { return watched{files, fingerprint(files)} }
+// asItIs is one file as it is now.
+func asItIs(file string) (w watched) {
+	w.add(file)
+	return w
+}
 
-// changed tells whether they say something else.
-func (w watched) changed() bool { return fingerprint(w.files) != w.said }
+// add notes what a file says, that is about to be read.
+func (w *watched) add(file string) {
+	w.files, w.said = append(w.files, file), append(w.said, fingerprint(file))
+}
 
-// fingerprint is of what files say; that one is missing is a thing to say.
-func fingerprint(files []string) [sha256.Size]byte {
-	all := sha256.New()
-	for _, file := range files {
-		data, err := readRegular(file)
-		sum := sha256.Sum256(data)
-		fmt.Fprintf(all, "%q %x %v\n", file, sum, err)
+// changed tells whether one of them says something else.
+func (w watched) changed() bool {
+	for i, file := range w.files {
+		if fingerprint(file) != w.said[i] {
+			return true
+		}
 	}
-	return [sha256.Size]byte(all.Sum(nil))
+	return false
+}
+
+// fingerprint is of what a file says; that it is missing is a thing to say.
+func fingerprint(file string) [sha256.Size]byte {
+	data, err := readRegular(file)
+	if err != nil {
+		data = fmt.Appendf(nil, "cannot be read: %v", err)
+	}
+	return sha256.Sum256(data)
 }
