@@ -36,7 +36,6 @@ var begun = map[string]goroutines{
 	"service.NewStream":            {1, inLinkOfChain},
 	"service.begin":                {1, nothingToPanic},
 	"service.hangUpAfter":          {1, nothingToPanic},
-	"service.untilDrained":         {1, nothingToPanic},
 	"service/guard.attempt":        {1, recoversItself},
 	"service/guard.NewAudit":       {1, ofTheProgram},
 	"service/echo.Listen":          {2, ofTheProgram},

@@ -115,7 +115,7 @@ func (s *exchangeServer) run(ctx context.Context, rpc, target string, request ex
 	if err := s.mayLookUpHost(ctx, request.Target.Host); err != nil {
 		return nil, statusOf(&deniedError{target: request.Target.String(), cause: err})
 	}
-	defer s.untilDrained(session)()
+	s.untilDrained(session)
 	s.holdToRoots(request.Target.Scheme, request.Steps...)
 	outcome, err = f(ctx)
 	if err != nil {
@@ -138,14 +138,12 @@ func (s *exchangeServer) holdToRoots(scheme string, steps ...exchange.Step) {
 	}
 }
 
-// untilDrained lets the drain end a session too, until it is called off.
-func (s *exchangeServer) untilDrained(x *session) (callOff func() bool) {
-	end := func() { x.revoke(exchange.ErrDrained) }
-	callOff = context.AfterFunc(s.drained, end)
-	if s.drained.Err() != nil { // AfterFunc takes a moment, in which a quick exchange is over
-		end()
+// untilDrained lets the drain end a session too.
+func (s *exchangeServer) untilDrained(x *session) {
+	x.drains.Store(true)
+	if s.draining.Load() { // which may have passed the session by
+		x.revoke(exchange.ErrDrained)
 	}
-	return callOff
 }
 
 // outcomeStatus is the status that stands for an outcome which callers do not get to see; nil for all others.

@@ -8,7 +8,7 @@
 package service
 
 import (
-	"context"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -94,8 +94,7 @@ type Service struct {
 	hooks     Hooks
 	where     Vantage
 	vantage   *probev1.Vantage // the same as a message, shared by all outcomes and never changed
-	drained   context.Context
-	drain     context.CancelCauseFunc
+	draining  atomic.Bool
 
 	readerPatience time.Duration
 	roots          func() // makes those ready whom this host trusts; may be nil
@@ -127,7 +126,6 @@ func New(config Config) *Service {
 		Dial: s.dialer.Dial, Resolve: resolver.Addresses, Hooks: config.ExchangeHooks,
 		Limits: config.Exchange, ConnectTimeout: config.ConnectTimeout,
 	})
-	s.drained, s.drain = context.WithCancelCause(context.Background())
 	return s
 }
 
@@ -141,7 +139,14 @@ func (s *Service) Register(registrar grpc.ServiceRegistrar) {
 
 // Drain ends every exchange under way, and those that begin later, with the reason DRAINED. Their callers get their
 // last event; lookups are not touched.
-func (s *Service) Drain() { s.drain(exchange.ErrDrained) }
+func (s *Service) Drain() {
+	s.draining.Store(true)
+	for _, x := range s.open.list() {
+		if x.drains.Load() {
+			x.revoke(exchange.ErrDrained)
+		}
+	}
+}
 
 // lookup tells the hook how a lookup went, and passes err on as a status.
 func (s *Service) lookup(kind string, begin time.Time, err error) error {
