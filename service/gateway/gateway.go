@@ -97,20 +97,16 @@ func New(config Config) (*Gateway, error) {
 	for _, name := range config.AllowedHosts {
 		g.allowedHosts = append(g.allowedHosts, canonicalHost(name))
 	}
-	parameters, err := queryParameters()
-	if err != nil {
-		return nil, err
-	}
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{&runtime.JSONPb{MarshalOptions: marshal, UnmarshalOptions: unmarshal}}),
-		runtime.WithMiddlewares(parameters.check),
+		runtime.WithMiddlewares(checkQuery),
 		runtime.WithErrorHandler(func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
 			if metadata, ok := runtime.ServerMetadataFromContext(ctx); ok {
 				copyHeader(w, metadata.HeaderMD)
 			}
 			writeError(w, err)
 		}),
-		runtime.WithRoutingErrorHandler(parameters.routingError),
+		runtime.WithRoutingErrorHandler(routingError),
 		runtime.WithOutgoingHeaderMatcher(outgoingHeader),
 		// A slash that is part of a name is written %2F, as in 0%2F25.2.0.192.in-addr.arpa (RFC 2317).
 		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptSlash),

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -19,13 +20,11 @@ import (
 	probev1 "probed/gen/probe/v1"
 )
 
-// routes has for each method and path of the contract ("GET /v1/ports/{port}") the message that the query parameters
-// fill in; nil when there is none to fill, because the body has it all.
-type routes map[string]protoreflect.MessageDescriptor
-
-// queryParameters reads the routes off the contract.
-func queryParameters() (routes, error) {
-	found := routes{"GET /openapi.json": nil}
+// routes returns for each method and path of the contract ("GET /v1/ports/{port}") the message that the query parameters
+// fill in; nil when there is none to fill, because the body has it all. The first request with such parameters reads them off
+// the contract, which is most of what a start of REST would take.
+var routes = sync.OnceValue(func() map[string]protoreflect.MessageDescriptor {
+	found := map[string]protoreflect.MessageDescriptor{"GET /openapi.json": nil}
 	for _, file := range []protoreflect.FileDescriptor{
 		probev1.File_probe_v1_names_service_proto,
 		probev1.File_probe_v1_resolver_service_proto,
@@ -48,18 +47,18 @@ func queryParameters() (routes, error) {
 					case *annotations.HttpRule_Post:
 						found["POST "+pattern.Post] = nil
 					default:
-						return nil, fmt.Errorf("%s is bound to a method other than GET and POST", method.FullName())
+						panic(fmt.Sprintf("%s is bound to a method other than GET and POST", method.FullName())) // the contract is part of the program
 					}
 				}
 			}
 		}
 	}
-	return found, nil
-}
+	return found
+})
 
-// check refuses query parameters that the generated handlers would silently pass over: a misspelt parameter changes
+// checkQuery refuses query parameters that the generated handlers would silently pass over: a misspelt parameter changes
 // the question.
-func (t routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
+func checkQuery(next runtime.HandlerFunc) runtime.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request, pathParameters map[string]string) {
 		for field, value := range pathParameters {
 			if !utf8.ValidString(value) {
@@ -69,7 +68,7 @@ func (t routes) check(next runtime.HandlerFunc) runtime.HandlerFunc {
 		}
 		if r.URL.RawQuery != "" {
 			pattern, _ := runtime.HTTPPattern(r.Context())
-			message := t[r.Method+" "+strings.ReplaceAll(pattern.String(), "=*}", "}")]
+			message := routes()[r.Method+" "+strings.ReplaceAll(pattern.String(), "=*}", "}")]
 			if field, problem := queryProblem(message, r.URL.RawQuery, pathParameters); problem != "" {
 				writeError(w, invalidField(field, problem).Err())
 				return
@@ -110,11 +109,11 @@ func queryProblem(message protoreflect.MessageDescriptor, query string, pathPara
 }
 
 // routingError answers requests that fit no RPC. OPTIONS is told what there is.
-func (t routes) routingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int) {
+func routingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int) {
 	switch httpStatus {
 	case http.StatusMethodNotAllowed:
 		allow := "GET, HEAD, OPTIONS"
-		if _, ok := t["POST "+r.URL.Path]; ok {
+		if _, ok := routes()["POST "+r.URL.Path]; ok {
 			allow = "POST, OPTIONS"
 		}
 		w.Header().Set("Allow", allow)
