@@ -21,20 +21,12 @@ const (
 // waits for at least this much. A process of blackbox_exporter takes as much as soon as it is asked.
 const ballastSize = 16 << 20
 
-// ballastAfter is how long after the start there is ballast.
-const ballastAfter = time.Second
-
 // giveMemoryBack gives back to the system, until ctx ends, what a burst of calls has left. The garbage collector waits for
 // the heap to double, stacks counted, and keeps what it has had: of two thousand exchanges that only wait, a quarter of
 // their memory was what opening them had taken.
 func giveMemoryBack(ctx context.Context) {
-	// To make it is to collect garbage, and now there are callers who have waited for probed to be ready.
-	select {
-	case <-ctx.Done():
-		return
-	case <-time.After(ballastAfter):
-	}
-	// Nobody ever writes to it, so the system has nothing to give for it.
+	// Nobody ever writes to it, so the system has nothing to give for it: as long as it is made before a burst, behind which it
+	// would lie in memory that was used and has to be cleared.
 	ballast := make([]byte, ballastSize)
 	defer runtime.KeepAlive(ballast)
 	tick := time.NewTicker(memoryInterval)
