@@ -277,7 +277,7 @@ func TestOneListenerDies(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.close()
-			s := newServer(o, &config{}, slog.New(slog.DiscardHandler), l, counts)
+			s := newServer(o, &config{}, slog.New(slog.DiscardHandler), slog.New(slog.DiscardHandler), l, counts)
 			if err := s.assemble(func(string) string { return "" }); err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"os"
@@ -18,18 +19,45 @@ const (
 	logBatch = 64 << 10
 )
 
-// newLogger writes text to a terminal and JSON to anything else. What waits to be written, flush writes.
-func newLogger(stderr io.Writer, level slog.Level) (log *slog.Logger, flush func()) {
+// newLogger writes text to a terminal and JSON to anything else. The lines of calls, of which there are many, go by calls,
+// and may wait for each other when they say nothing out of the ordinary; flush writes what waits.
+func newLogger(stderr io.Writer, level slog.Level) (log, calls *slog.Logger, flush func()) {
 	options := &slog.HandlerOptions{Level: level}
 	if file, ok := stderr.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		return slog.New(slog.NewTextHandler(stderr, options)), func() {}
+		log = slog.New(slog.NewTextHandler(stderr, options))
+		return log, log, func() {}
 	}
 	w := &logWriter{to: stderr}
-	return slog.New(slog.NewJSONHandler(w, options)), w.flush
+	atOnce := slog.NewJSONHandler(promptly{w}, options)
+	return slog.New(atOnce), slog.New(byLevel{slog.NewJSONHandler(w, options), atOnce}), w.flush
 }
 
-// logWriter writes lines that come in quick succession together. One that comes alone is written at once, and so is what
-// waits when it becomes much: who logs faster than it can be written is slowed by it.
+// byLevel is a handler for what is ordinary, and another for warnings and what is above.
+type byLevel struct {
+	slog.Handler
+	warnings slog.Handler
+}
+
+// Handle hands a line to one of the two.
+func (h byLevel) Handle(ctx context.Context, line slog.Record) error {
+	if line.Level >= slog.LevelWarn {
+		return h.warnings.Handle(ctx, line)
+	}
+	return h.Handler.Handle(ctx, line)
+}
+
+// WithAttrs is that of both.
+func (h byLevel) WithAttrs(attributes []slog.Attr) slog.Handler {
+	return byLevel{h.Handler.WithAttrs(attributes), h.warnings.WithAttrs(attributes)}
+}
+
+// WithGroup is that of both.
+func (h byLevel) WithGroup(name string) slog.Handler {
+	return byLevel{h.Handler.WithGroup(name), h.warnings.WithGroup(name)}
+}
+
+// logWriter writes lines that come in quick succession together, in their order. One that comes alone is written at once, and
+// so is what waits when it becomes much: who logs faster than it can be written is slowed by it.
 type logWriter struct {
 	to io.Writer
 
@@ -52,6 +80,17 @@ func (w *logWriter) Write(line []byte) (int, error) {
 		w.timer = time.AfterFunc(logDelay, w.flush)
 	}
 	return len(line), nil
+}
+
+// promptly is a logWriter whose lines do not wait.
+type promptly struct{ *logWriter }
+
+// Write writes a line, behind those that wait.
+func (w promptly) Write(line []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.waiting = append(w.waiting, line...)
+	return len(line), w.write(time.Now())
 }
 
 // flush writes what waits.

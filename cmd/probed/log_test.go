@@ -47,29 +47,35 @@ func wantLines(t *testing.T, w *written, want ...int) {
 }
 
 // A line that comes alone is written before the call that logs it returns; those of a burst wait for each other, and not
-// for long; none is lost at the end.
+// for long; warnings, and what is not of a call, do not wait; none is lost at the end.
 func TestLogWriter(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := &written{}
-		log, flush := newLogger(w, slog.LevelInfo)
-		log.Info("alone")
+		log, calls, flush := newLogger(w, slog.LevelInfo)
+		calls.Info("alone")
 		wantLines(t, w, 1)
 		for range 3 {
-			log.Info("of a burst")
+			calls.Info("of a burst")
 		}
 		wantLines(t, w, 1)
 		<-time.After(logDelay)
 		synctest.Wait()
 		wantLines(t, w, 1, 3)
 		<-time.After(2 * logDelay)
-		log.Info("alone again")
+		calls.Info("alone again")
 		wantLines(t, w, 1, 3, 1)
-		log.Debug("below the level")
-		log.Info("the last")
+		calls.With("a", 1).WithGroup("g").Info("waits")
+		log.Info("of no call")
+		wantLines(t, w, 1, 3, 1, 2)
+		calls.Info("waits")
+		calls.With("a", 1).WithGroup("g").Warn("a warning")
+		wantLines(t, w, 1, 3, 1, 2, 2)
+		calls.Debug("below the level")
+		calls.Info("the last")
 		flush()
 		flush()
-		wantLines(t, w, 1, 3, 1, 1)
+		wantLines(t, w, 1, 3, 1, 2, 2, 1)
 	})
 }
 
@@ -78,12 +84,12 @@ func TestLogWriterIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := &written{}
-		log, flush := newLogger(w, slog.LevelInfo)
+		_, calls, flush := newLogger(w, slog.LevelInfo)
 		defer flush()
-		log.Info("the first is written at once")
-		log.Info(strings.Repeat("x", logBatch-1000))
+		calls.Info("the first is written at once")
+		calls.Info(strings.Repeat("x", logBatch-1000))
 		wantLines(t, w, 1)
-		log.Info(strings.Repeat("x", 1000))
+		calls.Info(strings.Repeat("x", 1000))
 		wantLines(t, w, 1, 2)
 		<-time.After(2 * logDelay)
 		synctest.Wait()

@@ -65,6 +65,7 @@ type server struct {
 	begun     *config // what it began with; but for what prepare takes from a later one, that is how it stays
 	limits    limits
 	log       *slog.Logger
+	calls     *slog.Logger // for the chain
 	counts    *metrics.Metrics
 	listeners *listeners
 	accepted  connections // of gRPC and REST
@@ -93,7 +94,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 	if err != nil {
 		return err
 	}
-	log, flush := newLogger(stderr, level)
+	log, calls, flush := newLogger(stderr, level)
 	defer flush()
 	if err := checkUnixPaths(o.unixPaths); err != nil {
 		return err
@@ -119,7 +120,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 	}
 	defer listeners.close()
 	o.fillDrain(c, listeners.reachable > 0)
-	s := newServer(o, c, log, listeners, counts)
+	s := newServer(o, c, log, calls, listeners, counts)
 	if err := checkExposure(s.exposure(c)); err != nil {
 		return err
 	}
@@ -142,10 +143,10 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 }
 
 // newServer returns a server that is yet to be assembled.
-func newServer(o options, c *config, log *slog.Logger, l *listeners, counts *metrics.Metrics) *server {
+func newServer(o options, c *config, log, calls *slog.Logger, l *listeners, counts *metrics.Metrics) *server {
 	s := &server{
 		options: o, begun: c, watched: c.watched, limits: limitsOf(c.limits, l.reachable > 0),
-		log: log, counts: counts, listeners: l, health: health.NewServer(), endless: newEndless(),
+		log: log, calls: calls, counts: counts, listeners: l, health: health.NewServer(), endless: newEndless(),
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
 	return s
@@ -213,7 +214,7 @@ func (s *server) assemble(getenv func(string) string) error {
 		ExchangeHooks:  s.counts.ExchangeHooks(),
 	})
 	calls := service.ChainConfig{
-		Logger: s.log, Metrics: s.counts.Interceptors(), Vantage: vantage,
+		Logger: s.calls, Metrics: s.counts.Interceptors(), Vantage: vantage,
 		Authenticator: func() *guard.Authenticator { return s.rules.Load().authenticator },
 		Policy:        rules,
 		Limiter:       limiter, Limited: hooks.Limited, Unauthenticated: s.counts.Unauthenticated,
