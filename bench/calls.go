@@ -48,10 +48,10 @@ func lookupByGRPC(s *stage) (ours, theirs measurement, err error) {
 		return nil, nil, err
 	}
 	request := &probev1.LookupPortRequest{Port: askedPort}
-	if ours, err = s.h2load("port", p.grpc, probev1.NameService_LookupPort_FullMethodName, p.authorization, request); err != nil {
+	if ours, err = s.h2load(callers, "port", p.grpc, probev1.NameService_LookupPort_FullMethodName, p.authorization, request); err != nil {
 		return nil, nil, err
 	}
-	theirs, err = s.h2load("port", address, probev1.NameService_LookupPort_FullMethodName, "", request)
+	theirs, err = s.h2load(callers, "port", address, probev1.NameService_LookupPort_FullMethodName, "", request)
 	return ours, theirs, err
 }
 
@@ -108,7 +108,7 @@ func connect(s *stage) (ours, theirs measurement, err error) {
 	if !strings.Contains(text, "probe_success 1") {
 		return nil, nil, fmt.Errorf("blackbox_exporter does not connect: %s", text)
 	}
-	ours, err = s.h2load("connect", p.grpc, probev1.ExchangeService_Connect_FullMethodName, p.authorization, request)
+	ours, err = s.h2load(callers, "connect", p.grpc, probev1.ExchangeService_Connect_FullMethodName, p.authorization, request)
 	return ours, s.wrk(probe, ""), err
 }
 

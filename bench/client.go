@@ -79,8 +79,8 @@ func (s *stage) wrk(url, authorization string) measurement {
 	}
 }
 
-// h2load returns the same for a unary method of gRPC.
-func (s *stage) h2load(name, address, fullMethod, authorization string, request proto.Message) (measurement, error) {
+// h2load returns the same for a unary method of gRPC, the callers sharing so many connections.
+func (s *stage) h2load(connections int, name, address, fullMethod, authorization string, request proto.Message) (measurement, error) {
 	body, err := framed(request)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (s *stage) h2load(name, address, fullMethod, authorization string, request 
 	}
 	return func(ctx context.Context) (float64, error) {
 		args := []string{
-			fmt.Sprintf("--clients=%d", callers), "--max-concurrent-streams=1", "--threads=1", "--data=" + path,
+			fmt.Sprint("--clients=", connections), fmt.Sprint("--max-concurrent-streams=", callers/connections), "--threads=1", "--data=" + path,
 			fmt.Sprintf("--duration=%dms", s.time.Milliseconds()), "--warm-up-time=200ms",
 			"--header=content-type: application/grpc", "--header=te: trailers",
 		}

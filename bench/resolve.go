@@ -57,7 +57,8 @@ func lookupHost(s *stage) (ours, theirs measurement, err error) {
 	if err != nil || len(answer.GetAddresses()) != 1 {
 		return nil, nil, fmt.Errorf("probed does not find %s: %v %w", request.GetHost(), answer, err)
 	}
-	ours, err = s.h2load("host", p.grpc, probev1.ResolverService_LookupHost_FullMethodName, p.authorization, request)
+	// The threads are those of one program, and so are the callers.
+	ours, err = s.h2load(1, "host", p.grpc, probev1.ResolverService_LookupHost_FullMethodName, p.authorization, request)
 	return ours, s.getaddrinfo(request.GetHost()), err
 }
 

@@ -42,19 +42,19 @@ var rows = []row{
 		unit: "MB/s", bar: 0.8, aim: 1, start: replyByREST,
 	},
 	{
-		name: "lookup", work: "LookupPort, 64 callers, gRPC", against: "bare grpc-go server, empty handler, same messages",
+		name: "lookup", work: "LookupPort, 64 callers with a connection each, gRPC", against: "bare grpc-go server, empty handler, same messages",
 		unit: "1/s", bar: 0.8, aim: 0.95, start: lookupByGRPC,
 	},
 	{
-		name: "lookup-rest", work: "LookupPort, 64 callers, REST", against: "bare net/http JSON handler",
+		name: "lookup-rest", work: "LookupPort, 64 callers with a connection each, REST", against: "bare net/http JSON handler",
 		unit: "1/s", bar: 0.35, aim: 0.6, start: lookupByREST,
 	},
 	{
-		name: "connect", work: "TCP connect checks, 64 callers, gRPC", against: "blackbox_exporter, tcp_connect",
+		name: "connect", work: "TCP connect checks, 64 callers with a connection each, gRPC", against: "blackbox_exporter, tcp_connect",
 		unit: "1/s", bar: 3, aim: 6, start: connect,
 	},
 	{
-		name: "host", work: "LookupHost, 64 callers, gRPC, local DNS server", against: "Python socket.getaddrinfo, 64 threads",
+		name: "host", work: "LookupHost, 64 callers on one connection, gRPC, local DNS server", against: "Python socket.getaddrinfo, 64 threads",
 		unit: "1/s", bar: 2, aim: 4, start: lookupHost,
 	},
 	{
