@@ -87,7 +87,7 @@ func connect(s *stage) (ours, theirs measurement, err error) {
 	if err := s.server(exporter, "prometheus-blackbox-exporter", "--config.file="+config, "--web.listen-address="+exporter); err != nil {
 		return nil, nil, err
 	}
-	target, err := s.serve("sink")
+	target, err := s.serve("door")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -108,7 +108,8 @@ func connect(s *stage) (ours, theirs measurement, err error) {
 	if !strings.Contains(text, "probe_success 1") {
 		return nil, nil, fmt.Errorf("blackbox_exporter does not connect: %s", text)
 	}
-	ours, err = s.h2load(callers, "connect", p.grpc, probev1.ExchangeService_Connect_FullMethodName, p.authorization, request)
+	// One who checks many targets is one program, with one connection to probed.
+	ours, err = s.h2load(1, "connect", p.grpc, probev1.ExchangeService_Connect_FullMethodName, p.authorization, request)
 	return ours, s.wrk(probe, ""), err
 }
 

@@ -50,11 +50,11 @@ var rows = []row{
 		unit: "1/s", bar: 0.35, aim: 0.6, start: lookupByREST,
 	},
 	{
-		name: "connect", work: "TCP connect checks, 64 callers with a connection each, gRPC", against: "blackbox_exporter, tcp_connect",
+		name: "connect", work: "TCP connect checks, 64 at a time by one client, gRPC", against: "blackbox_exporter, tcp_connect",
 		unit: "1/s", bar: 3, aim: 6, start: connect,
 	},
 	{
-		name: "host", work: "LookupHost, 64 callers on one connection, gRPC, local DNS server", against: "Python socket.getaddrinfo, 64 threads",
+		name: "host", work: "LookupHost, 64 at a time by one client, gRPC, local DNS server", against: "Python socket.getaddrinfo, 64 threads",
 		unit: "1/s", bar: 2, aim: 4, start: lookupHost,
 	},
 	{

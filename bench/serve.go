@@ -35,8 +35,8 @@ func serve(ctx context.Context, args []string) error {
 	switch kind := args[0]; kind {
 	case "source":
 		return accept(listener, pour)
-	case "sink":
-		return accept(listener, func(c net.Conn) error { _, err := io.Copy(io.Discard, c); return err })
+	case "door":
+		return knock(listener)
 	case "silence":
 		return accept(listener, func(c net.Conn) error { _, err := c.Read(make([]byte, 1)); return err })
 	case "echo":
@@ -78,6 +78,20 @@ func accept(listener net.Listener, handle func(net.Conn) error) error {
 			defer conn.Close()
 			_ = handle(conn) // it is the client that finds fault
 		}()
+	}
+}
+
+// knock accepts connections and closes them at once.
+func knock(listener net.Listener) error {
+	for {
+		conn, err := listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		_ = conn.Close()
 	}
 }
 
