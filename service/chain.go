@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -162,22 +163,30 @@ type streamWithContext struct {
 
 func (s *streamWithContext) Context() context.Context { return s.ctx }
 
-// requestIDLink gives each request an id. The trailer of a stream has it as well, for those who see nothing but how it ended.
+// requestIDLink gives each request an id, which its answer carries, be it a refusal: vantageLink puts it into the header, since
+// to set a header twice costs twice, and what ends before that, this link. The trailer of a stream has it as well, for those
+// who see nothing but how it ended.
 func requestIDLink() Interceptors {
-	link := func(tell func(context.Context, metadata.MD) error) Interceptors {
-		return withContext(func(ctx context.Context, _ string) (context.Context, error) {
-			var random [8]byte
-			binary.BigEndian.PutUint64(random[:], rand.Uint64()) // names a line in a log; it guards nothing
-			id := hex.EncodeToString(random[:])
-			ctx = context.WithValue(ctx, requestIDKey{}, id)
-			return ctx, statusOf(tell(ctx, metadata.MD{RequestIDHeader: {id}}))
-		})
+	begin := func(ctx context.Context) (context.Context, *request) {
+		var random [8]byte
+		binary.BigEndian.PutUint64(random[:], rand.Uint64()) // names a line in a log; it guards nothing
+		r := &request{id: hex.EncodeToString(random[:])}
+		return context.WithValue(ctx, requestKey{}, r), r
 	}
 	return Interceptors{
-		Unary: link(grpc.SetHeader).Unary,
-		Stream: link(func(ctx context.Context, id metadata.MD) error {
-			return errors.Join(grpc.SetHeader(ctx, id), grpc.SetTrailer(ctx, id))
-		}).Stream,
+		Unary: func(ctx context.Context, message any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			ctx, r := begin(ctx)
+			answer, err := handler(ctx, message)
+			return answer, cmp.Or(err, statusOf(r.tell(ctx)))
+		},
+		Stream: func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			ctx, r := begin(stream.Context())
+			if err := grpc.SetTrailer(ctx, metadata.MD{RequestIDHeader: {r.id}}); err != nil {
+				return statusOf(err)
+			}
+			err := handler(server, &streamWithContext{stream, ctx})
+			return cmp.Or(err, statusOf(r.tell(ctx)))
+		},
 	}
 }
 
@@ -190,23 +199,48 @@ func vantageLink(config ChainConfig) Interceptors {
 		}
 		return r
 	}, config.Vantage.String())
-	header := metadata.Pairs(VantageHeader, where)
 	return withContext(func(ctx context.Context, _ string) (context.Context, error) {
-		if config.Authenticator != nil && guard.CallerFrom(ctx).Subject == "" {
-			return ctx, nil
+		r := requestOf(ctx)
+		if config.Authenticator == nil || guard.CallerFrom(ctx).Subject != "" {
+			r.vantage = where
 		}
-		return ctx, statusOf(grpc.SetHeader(ctx, header))
+		return ctx, statusOf(r.tell(ctx))
 	})
 }
 
-// requestIDKey is the key of a request's id in its context.
-type requestIDKey struct{}
+// request is what the chain knows of one.
+type request struct {
+	id      string
+	vantage string // from which it is answered; empty: the caller is not to know
+	told    bool   // whether the header has both
+}
+
+// tell puts into the header what the caller is told, once.
+func (r *request) tell(ctx context.Context) error {
+	if r.told {
+		return nil
+	}
+	r.told = true
+	header := metadata.MD{RequestIDHeader: {r.id}}
+	if r.vantage != "" {
+		header[VantageHeader] = []string{r.vantage}
+	}
+	return grpc.SetHeader(ctx, header)
+}
+
+// requestKey is the key of a request in its context.
+type requestKey struct{}
+
+// requestOf is the one that ctx belongs to.
+func requestOf(ctx context.Context) *request {
+	if r, ok := ctx.Value(requestKey{}).(*request); ok {
+		return r
+	}
+	return &request{}
+}
 
 // requestID is the id of the request that ctx belongs to.
-func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
-}
+func requestID(ctx context.Context) string { return requestOf(ctx).id }
 
 // mostPublic is how many calls of one method may be under way at a time that nobody has to be somebody for. What they need
 // is little, and those who have credentials must not want for it. Of each method, since some watch the health for as long as
