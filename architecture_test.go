@@ -107,7 +107,7 @@ var house = map[string]room{
 	"service/metrics": {
 		ours: []string{"service", "service/echo", "service/exchange", "service/policy"},
 		others: []string{
-			"github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus", "github.com/prometheus/client_golang",
+			"github.com/prometheus/client_golang",
 			"github.com/prometheus/client_model/go",
 			"google.golang.org/grpc",
 		},

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -30,7 +29,7 @@ import (
 // Metrics is all that probed counts.
 type Metrics struct {
 	registry *prometheus.Registry
-	rpcs     *grpcprom.ServerMetrics
+	rpcs     *rpcs
 	server   *grpc.Server // whose RPCs there are; nil: it has not been told
 	first    sync.Once    // scrape
 
@@ -73,7 +72,7 @@ func New(version string) *Metrics {
 	}
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
-		rpcs:     grpcprom.NewServerMetrics(),
+		rpcs:     newRPCs(),
 
 		dials:          counter("probed_dials_total", "Attempts to connect to one address, by the target's scheme and how they ended.", "network", "reason"),
 		dialDuration:   histogram("probed_dial_duration_seconds", "How long an attempt to connect to one address took.", "network"),
@@ -120,16 +119,14 @@ func (m *Metrics) Handler() http.Handler {
 }
 
 // Interceptors counts RPCs. They are the one source of RPC metrics.
-func (m *Metrics) Interceptors() service.Interceptors {
-	return service.Interceptors{Unary: m.rpcs.UnaryServerInterceptor(), Stream: m.rpcs.StreamServerInterceptor()}
-}
+func (m *Metrics) Interceptors() service.Interceptors { return m.rpcs.interceptors() }
 
 // gather is what a scrape gets. What takes a while to make and nobody sees before, the first one makes.
 func (m *Metrics) gather() ([]*dto.MetricFamily, error) {
 	m.first.Do(func() {
 		m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 		if m.server != nil {
-			m.rpcs.InitializeMetrics(m.server)
+			m.rpcs.initialize(m.server)
 		}
 	})
 	return m.registry.Gather()
