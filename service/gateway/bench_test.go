@@ -131,7 +131,9 @@ func overHTTP2(t testing.TB, chain service.Links, answers *service.Service) *grp
 	go func() { done <- server.Serve(listener) }()
 	t.Cleanup(func() {
 		server.Stop()
-		_ = <-done // ended by Stop
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	})
 	conn, err := grpc.NewClient("passthrough:memory", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
