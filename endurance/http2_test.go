@@ -73,7 +73,9 @@ func TestHTTP2Abuse(t *testing.T) {
 	if most > 32e6 {
 		t.Errorf("the RSS grew by %.1f MB", float64(most)/1e6)
 	}
-	if live > streams+1 { // one is the good client's
+	// One is the good client's. In the short form other tests want the processors too, and so at the begin of a burst the
+	// handlers of every connection may wait for one: each can have so many.
+	if live > promise.Times[int64](4*streams, streams)+1 {
 		t.Errorf("%d handlers at a time", live)
 	}
 	was, is := p99(before), max(p99(named), p99(others))
