@@ -18,7 +18,7 @@ const (
 
 // ballastSize is how much the garbage collector takes for used beside what is. It collects when the heap has doubled, and
 // that of probed is small: a few MiB of garbage, which some hundred calls leave, and it went through all of them. So it
-// waits for at least this much. A process of blackbox_exporter takes twice as much as soon as it is asked.
+// waits for at least this much.
 const ballastSize = 8 << 20
 
 // giveMemoryBack gives back to the system, until ctx ends, what a burst of calls has left. The garbage collector waits for
