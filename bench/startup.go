@@ -42,7 +42,7 @@ func (s *stage) readyAfter(address, path, name string, args ...string) measureme
 			if time.Since(begin) > patience {
 				return 0, fmt.Errorf("%s is not ready%s", name, s.logs())
 			}
-			time.Sleep(100 * time.Microsecond)
+			time.Sleep(100 * time.Microsecond) // what is measured is no finer than that
 		}
 		return float64(time.Since(begin)) / float64(time.Millisecond), nil
 	}

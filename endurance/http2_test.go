@@ -35,8 +35,11 @@ func TestHTTP2Abuse(t *testing.T) {
 	}
 	// In rounds, with a rest before each, so that what else the machine does goes into both numbers.
 	rounds := promise.Times(1, 5)
+	// Beside other tests, the handlers of a burst may all wait for a processor. A connection has a hundred at most, which is
+	// what holds then; that those of several do not come together is for the long form to say.
+	resetting := promise.Times(1, 4)
 	all := slices.Concat(
-		slices.Repeat([]attack{{by: "resets", frames: resets / rounds, connections: 4}, {by: "bytes", frames: pieces / rounds, connections: 20, each: 10_000}}, rounds), []attack{
+		slices.Repeat([]attack{{by: "resets", frames: resets / rounds, connections: resetting}, {by: "bytes", frames: pieces / rounds, connections: 20, each: 10_000}}, rounds), []attack{
 			{by: "bytes", frames: 12_000, connections: 1, closed: true},
 			{by: "padding", frames: few, connections: 4},
 			{by: "nothing", frames: few, connections: 4},
@@ -73,9 +76,7 @@ func TestHTTP2Abuse(t *testing.T) {
 	if most > 32e6 {
 		t.Errorf("the RSS grew by %.1f MB", float64(most)/1e6)
 	}
-	// One is the good client's. In the short form other tests want the processors too, and so at the begin of a burst the
-	// handlers of every connection may wait for one: each can have so many.
-	if live > promise.Times[int64](4*streams, streams)+1 {
+	if live > streams+1 { // one is the good client's
 		t.Errorf("%d handlers at a time", live)
 	}
 	was, is := p99(before), max(p99(named), p99(others))
