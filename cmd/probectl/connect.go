@@ -103,6 +103,7 @@ func (t *tool) connect(ctx context.Context, connections []*connection) error {
 				for i := next.Add(1) - 1; i < int64(len(connections)); i = next.Add(1) - 1 {
 					c := connections[i]
 					c.response, c.err = client.Connect(asking, c.request, grpc.Header(&c.header))
+					c.err = s.why(c.err)
 					if !c.missing() {
 						answered.Add(1)
 					}

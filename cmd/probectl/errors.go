@@ -120,7 +120,7 @@ func isInternal(err error) bool {
 // adviseInternal tells where the cause of a failure is, which no caller is told.
 func (t *tool) adviseInternal(requestID string) {
 	switch {
-	case t.server == "" && !t.verbose:
+	case t.local() && !t.verbose:
 		t.stderr.line("With --verbose the cause is told.")
 	case requestID != "":
 		t.stderr.line("request id: %s", requestID)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -66,14 +67,15 @@ func bindGuarded(root *cobra.Command, getenv func(string) string) *guarded {
 func (g *guarded) unused() error {
 	for _, flag := range append(implyingTLS[:], "server-tls", "token-file", "token-over-plaintext") {
 		if g.flags.Changed(flag) {
-			return fmt.Errorf("--%s is about the connection to a probed: say which with --server", flag)
+			return fmt.Errorf("--%s is about the connection to a probed: say which with --server or --kube", flag)
 		}
 	}
 	return nil
 }
 
-// options are the transport to the server, and what gRPC has to know to use it. The errors are for whoever typed.
-func (g *guarded) options() (*transport, []grpc.DialOption, error) {
+// options are the transport to the server, and what gRPC has to know to use it. The certificate must be for name unless a
+// flag says for whom, and token, if there is one, is shown in place of what the flags say. The errors are for whoever typed.
+func (g *guarded) options(name, token string) (*transport, []grpc.DialOption, error) {
 	secure, err := g.wantsTLS()
 	if err != nil {
 		return nil, nil, err
@@ -84,11 +86,13 @@ func (g *guarded) options() (*transport, []grpc.DialOption, error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		config.ServerName = cmp.Or(config.ServerName, name)
 		t.TransportCredentials, t.tls, t.certificate = credentials.NewTLS(config), true, len(config.Certificates) > 0
 	}
-	token, err := g.bearerToken()
-	if err != nil {
-		return nil, nil, err
+	if token == "" {
+		if token, err = g.bearerToken(); err != nil {
+			return nil, nil, err
+		}
 	}
 	options := []grpc.DialOption{grpc.WithTransportCredentials(t)}
 	if token != "" {
@@ -234,10 +238,10 @@ func isLoopback(address net.Addr) bool {
 // errTokenInTheOpen is the failure of a handshake after which a token would be read by others.
 var errTokenInTheOpen = errors.New("a token is not sent without TLS to another machine")
 
-// failure is why there is no connection to address, and what to do about it. text is gRPC's word for it.
-func (t *transport) failure(address, text string) *exitError {
+// failure is why there is no connection to a probed, and what to do about it. text is gRPC's word for it.
+func (t *transport) failure(to door, text string) *exitError {
 	tried, err := t.log.last()
-	noProbed := "no probed answers at " + address + ": "
+	address, noProbed := to.name, "no probed answers at "+to.name+": "
 	var (
 		untrusted x509.UnknownAuthorityError
 		wrongName x509.HostnameError
@@ -258,6 +262,9 @@ func (t *transport) failure(address, text string) *exitError {
 	case errors.As(err, &invalid):
 		return &exitError{exitFailed, "the certificate of " + address + " is not valid: " + withoutPrefix(invalid.Error()),
 			"The server needs another one, unless the clock of this machine is wrong."}
+	case to.via != nil && (err == nil || errors.Is(err, io.EOF)) && to.via.refused():
+		return &exitError{exitFailed, noProbed + "nobody listens there",
+			"Is it a pod of a probed, and its gRPC listener on that port? A container port of the name grpc says which it is."}
 	case errors.As(err, &noTLS):
 		return &exitError{exitFailed, noProbed + "what is there does not speak TLS",
 			"If it is a probed without TLS, leave --server-tls and the flags that imply it out, and what the environment says of them."}
@@ -271,6 +278,9 @@ func (t *transport) failure(address, text string) *exitError {
 	case !t.tls && tried:
 		return &exitError{exitFailed, noProbed + "what is there does not speak gRPC, or not without TLS: " + text,
 			"If it is a probed that speaks TLS, say --server-tls, and --server-ca FILE for an authority of your own."}
+	}
+	if to.via != nil {
+		return &exitError{exitFailed, noProbed + text, to.via.stderr.words()}
 	}
 	return &exitError{exitFailed, noProbed + text,
 		"Start one there (probed listens for gRPC on port " + defaultPort + "), name another one with " +

@@ -16,7 +16,8 @@ type tool struct {
 	stdin          io.Reader
 	stdout, stderr *printer
 
-	server         string
+	server         string // of these two one at most
+	kube           kube
 	guarded        *guarded
 	connectTimeout time.Duration
 	format         format
@@ -107,10 +108,8 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 			if err := command.ValidateFlagGroups(); err != nil {
 				return &usageError{err}
 			}
-			if t.server == "" {
-				if err := t.guarded.unused(); err != nil {
-					return &usageError{err}
-				}
+			if err := t.checkServer(); err != nil {
+				return &usageError{err}
 			}
 			return nil
 		},
@@ -124,8 +123,9 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	flags.StringVarP(&t.server, "server", "s", getenv("PROBECTL_SERVER"),
 		"the probed to ask, `HOST[:PORT]` of its gRPC listener (port 50051 unless given);\nempty: answer from this machine (default: $PROBECTL_SERVER)")
 	flags.Lookup("server").DefValue = "" // what the environment says is not for help texts
+	t.kube.bind(root, getenv)
 	t.guarded = bindGuarded(root, getenv)
-	flags.DurationVar(&t.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the connection to the server")
+	flags.DurationVar(&t.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the connection to the server;\nwith --kube, where it takes several steps, 10s unless given")
 	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell the id of the request, and log to stderr what runs inside probectl")
 	bindFormat(root, &t.format)
 
@@ -157,6 +157,43 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	addCompletionCommand(root)
 	blameArguments(root)
 	return root
+}
+
+// local tells whether this machine answers.
+func (t *tool) local() bool { return t.server == "" && t.kube.probed == "" }
+
+// checkServer settles who answers, and is what is wrong with the flags about that. A flag counts more than the
+// environment.
+func (t *tool) checkServer() error {
+	server, kube := t.kube.flags.Changed("server"), t.kube.flags.Changed("kube")
+	if server && !kube && t.server == "" {
+		t.kube.probed = "" // from this machine, then
+	}
+	switch {
+	case t.server == "" || t.kube.probed == "":
+	case server && kube:
+		return errors.New("--server and --kube are two ways to a probed: give one of them")
+	case kube:
+		t.server = ""
+	case server:
+		t.kube.probed = ""
+	default:
+		return errors.New("PROBECTL_SERVER and PROBECTL_KUBE are both set: unset the one that is not meant")
+	}
+	if t.kube.probed == "" {
+		if err := t.kube.unused(); err != nil {
+			return err
+		}
+	} else {
+		if !t.kube.flags.Changed("connect-timeout") {
+			t.connectTimeout = kubePatience
+		}
+		return t.kube.check(t.guarded)
+	}
+	if t.server == "" {
+		return t.guarded.unused()
+	}
+	return nil
 }
 
 // blameArguments makes what is wrong with the arguments of a command, or of one below it, a usageError.

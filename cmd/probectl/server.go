@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -78,17 +79,49 @@ func checkText(request proto.Message) error {
 // server is the probed that answers: one elsewhere, or the service inside this process.
 type server struct {
 	conn  grpc.ClientConnInterface
-	where string // how the answer got here, for the line that tells the vantage
+	where string   // how the answer got here, for the line that tells the vantage
+	via   *forward // what the connection goes through; nil: nothing of ours
 	close func()
+}
+
+// why is the error of a call, with what is known of a connection that broke.
+func (s *server) why(err error) error {
+	broken, ok := status.FromError(err)
+	if s.via == nil || err == nil || !ok || broken.Code() != codes.Unavailable || fromProbed(broken) {
+		return err
+	}
+	words := s.via.lastWords()
+	if words == "" {
+		return err
+	}
+	return status.Errorf(codes.Unavailable, "%s; kubectl port-forward: %s", connectionText(broken.Message()), words)
 }
 
 // withServer calls f with the server to ask. The context of f ends with Ctrl-C; then withServer returns the error of an
 // interruption, unless f has one to tell. Before and after that Ctrl-C ends the program, as it does by default: the input
 // has been read by then and nothing is lost.
 func (t *tool) withServer(ctx context.Context, f func(context.Context, *server) error) error {
+	return t.interruptible(ctx, func(ctx context.Context) error {
+		s, err := t.open(ctx)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		return s.why(f(ctx, s))
+	})
+}
+
+// interruptible calls f with a context that ends with Ctrl-C, as withServer says.
+func (t *tool) interruptible(ctx context.Context, f func(context.Context) error) error {
 	ctx, interrupt := context.WithCancel(ctx)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt)
+	if t.kube.probed != "" && !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	if t.kube.probed != "" {
+		signal.Notify(signals, syscall.SIGTERM) // or a kubectl would be left behind
+	}
 	var listening sync.WaitGroup
 	listening.Go(func() {
 		select {
@@ -106,11 +139,7 @@ func (t *tool) withServer(ctx context.Context, f func(context.Context, *server) 
 	defer listening.Wait()
 	defer interrupt()
 
-	s, err := t.open(ctx)
-	if err == nil {
-		defer s.close()
-		err = f(ctx, s)
-	}
+	err := f(ctx)
 	if _, told := errors.AsType[*exitError](err); err != nil && !told && ctx.Err() != nil {
 		return &exitError{code: exitInterrupted, text: "interrupted"}
 	}
@@ -118,10 +147,13 @@ func (t *tool) withServer(ctx context.Context, f func(context.Context, *server) 
 }
 
 func (t *tool) open(ctx context.Context) (*server, error) {
-	if t.server == "" {
-		return t.openLocal()
+	switch {
+	case t.kube.probed != "":
+		return t.openKube(ctx)
+	case t.server != "":
+		return t.openRemote(ctx)
 	}
-	return t.openRemote(ctx)
+	return t.openLocal()
 }
 
 // openLocal runs the service inside this process. Who asks is the user at the keyboard, who could open these connections
@@ -147,19 +179,36 @@ func (t *tool) openLocal() (*server, error) {
 	}}, nil
 }
 
-// openRemote connects to a probed, and does not return before there is a connection: so that what stands in the way is
-// told once, and as what it is.
+// openRemote connects to the probed that --server names.
 func (t *tool) openRemote(ctx context.Context) (*server, error) {
 	address, err := serverAddress(t.server)
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("--server %s: %w", t.server, err)}
 	}
-	transport, options, err := t.guarded.options()
+	ctx, cancel := context.WithTimeout(ctx, t.connectTimeout)
+	defer cancel()
+	return t.dial(ctx, door{address: address, name: address})
+}
+
+// door is where a probed can be connected to.
+type door struct {
+	address string
+	name    string   // what errors call it
+	via     *forward // that listens there; nil: something else does
+
+	certificateName string // whom its certificate must be for, unless --server-name says so; empty: for the host of the address
+	token           string // to show; empty: what the flags and the environment say
+}
+
+// dial connects to a probed, and does not return before there is a connection, or ctx ends: so that what stands in the way
+// is told once, and as what it is.
+func (t *tool) dial(ctx context.Context, to door) (*server, error) {
+	transport, options, err := t.guarded.options(to.certificateName, to.token)
 	if err != nil {
 		return nil, &usageError{err}
 	}
 	// The name is left to the dialer, whose errors say more than those of a gRPC resolver.
-	conn, err := grpc.NewClient("passthrough:///"+address, append(options,
+	conn, err := grpc.NewClient("passthrough:///"+to.address, append(options,
 		grpc.WithDisableRetry(), // a retry would hide that something is wrong
 		grpc.WithDisableServiceConfig(),
 		// Windows that do not grow: what is received and not yet read stays below this, whatever the network is like.
@@ -171,16 +220,16 @@ func (t *tool) openRemote(ctx context.Context) (*server, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: t.connectTimeout}),
 	)...)
 	if err != nil {
-		return nil, &usageError{fmt.Errorf("--server %s: %w", t.server, err)}
+		return nil, &usageError{fmt.Errorf("--server %s: %w", to.name, err)}
 	}
 	if err := awaitConnection(ctx, conn, t.connectTimeout); err != nil {
 		_ = conn.Close()
-		if ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, ctx.Err()
 		}
-		return nil, transport.failure(address, err.Error())
+		return nil, transport.failure(to, err.Error())
 	}
-	return &server{conn: conn, where: "probed at " + address, close: func() { _ = conn.Close() }}, nil
+	return &server{conn: conn, where: "probed at " + to.address, via: to.via, close: func() { _ = conn.Close() }}, nil
 }
 
 // serverAddress is the host and port that the flag --server means.
@@ -204,10 +253,8 @@ func serverAddress(text string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// awaitConnection waits until conn is usable. The error says why it is not.
+// awaitConnection waits until conn is usable, or ctx ends, which takes timeout. The error says why it is not.
 func awaitConnection(ctx context.Context, conn *grpc.ClientConn, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	conn.Connect()
 	for {
 		switch state := conn.GetState(); state {

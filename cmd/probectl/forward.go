@@ -1,0 +1,121 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// forward is a kubectl port-forward that runs.
+type forward struct {
+	address string // where it listens, on loopback
+	stderr  *tail
+	ended   chan struct{} // closed when it has ended
+	stop    func()        // ends it, and waits
+}
+
+// startForward starts to forward to a port of a pod, and returns when that is listened for. With ctx ends the wait, and
+// not the forward.
+func (k kubectl) startForward(ctx context.Context, to pod) (*forward, error) {
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	k.namespace = to.namespace
+	f := &forward{stderr: &tail{}, ended: make(chan struct{})}
+	f.stop = func() { end(); <-f.ended }
+	stdout := &forwardOutput{listening: make(chan string, 1)}
+	command := k.command(life, "port-forward", "--address=127.0.0.1", "pod/"+to.name, fmt.Sprintf(":%d", to.port))
+	command.Stdout, command.Stderr = stdout, f.stderr
+	// A Ctrl-C of the terminal is for probectl, which may have something to finish.
+	command.SysProcAttr.Setpgid = true
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	var err error
+	go func() {
+		defer close(f.ended)
+		err = runTethered(command)
+	}()
+	select {
+	case f.address = <-stdout.listening:
+		return f, nil
+	case <-f.ended:
+		end()
+		return nil, kubectlError(ctx, "port-forward", err, f.stderr.words())
+	case <-ctx.Done():
+		f.stop()
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, ctx.Err()
+		}
+		text := fmt.Sprintf("kubectl port-forward does not get through to pod %s/%s in time", to.namespace, to.name)
+		if words := f.stderr.words(); words != "" {
+			text += ": " + words
+		}
+		return nil, &exitError{exitFailed, text, "The API server asks the kubelet of " + to.node + " for it: perhaps that node is cut off."}
+	}
+}
+
+// lastWords is what kubectl says of a connection that broke; it may take it a moment to find out. Empty: nothing.
+func (f *forward) lastWords() string {
+	patience := time.NewTimer(time.Second)
+	defer patience.Stop()
+	select {
+	case <-f.ended:
+	case <-patience.C:
+	}
+	return f.stderr.words()
+}
+
+// refused tells whether the connection was refused in the pod. A kubectl says so, and ends.
+func (f *forward) refused() bool { return strings.Contains(f.lastWords(), "connection refused") }
+
+// forwardOutput is the stdout of a kubectl port-forward. What comes behind the line that is waited for is of no interest.
+type forwardOutput struct {
+	listening chan string // gets the address, once
+
+	mu   sync.Mutex
+	text []byte
+	done bool
+}
+
+const mostForwardOutput = 64 << 10
+
+func (o *forwardOutput) Write(text []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.done {
+		return len(text), nil
+	}
+	if o.text = append(o.text, text...); len(o.text) > mostForwardOutput {
+		return 0, errors.New("kubectl port-forward says much, and not where it listens")
+	}
+	for {
+		line, rest, complete := bytes.Cut(o.text, []byte("\n"))
+		if !complete {
+			return len(text), nil
+		}
+		o.text = rest
+		if address, ok := forwardingFrom(string(line)); ok {
+			o.done, o.text = true, nil
+			o.listening <- address
+			return len(text), nil
+		}
+	}
+}
+
+var forwarding = regexp.MustCompile(`^Forwarding from (127\.0\.0\.1):(\d{1,5}) -> \d+\r?$`)
+
+// forwardingFrom is the address that a line of kubectl port-forward says it listens on.
+func forwardingFrom(line string) (string, bool) {
+	match := forwarding.FindStringSubmatch(line)
+	if match == nil {
+		return "", false
+	}
+	if port, err := strconv.ParseUint(match[2], 10, 16); err != nil || port == 0 {
+		return "", false
+	}
+	return match[1] + ":" + match[2], true
+}
