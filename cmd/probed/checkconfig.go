@@ -14,24 +14,25 @@ import (
 var errReported = errors.New("reported")
 
 // checkConfigCommand tests a configuration as the start does, and starts nothing.
-func checkConfigCommand() *cobra.Command {
+func checkConfigCommand(getenv func(string) string) *cobra.Command {
 	var noAuth, plaintext bool
 	command := &cobra.Command{
-		Use:   "check-config FILE",
-		Short: "Test a configuration file, and tell what it comes to",
-		Long: `check-config reads FILE and what it names (certificates, keys, tokens) as "probed --config FILE" does, asks no network,
-and starts nothing; so whether an address is free it cannot tell. What is wrong is told on stderr, all of it, a line each: FILE:LINE:COLUMN: FIELD: MESSAGE.
+		Use:   "check-config FILE...",
+		Short: "Test a configuration, and tell what it comes to",
+		Long: `check-config reads each FILE and what it names (certificates, keys, tokens) as "probed --config FILE" does with --config
+for each of them, asks no network, and starts nothing; so whether an address is free it cannot tell. What is wrong is told
+on stderr, all of it, a line each: FILE:LINE:COLUMN: FIELD: MESSAGE.
 Exit code 0: it is right, be it with warnings; 1: it is not.`,
 		Example: `  probed check-config probed.yaml
   probed check-config --insecure-plaintext probed.yaml && systemctl reload probed`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usageError{fmt.Errorf("check-config takes one FILE, not %d", len(args))}
+			if len(args) == 0 {
+				return usageError{errors.New("check-config takes at least one FILE")}
 			}
 			return nil
 		},
 		RunE: func(command *cobra.Command, args []string) error {
-			return checkConfig(args[0], exposure{insecureNoAuth: noAuth, insecurePlaintext: plaintext},
+			return checkConfig(args, getenv, exposure{insecureNoAuth: noAuth, insecurePlaintext: plaintext},
 				command.OutOrStdout(), command.ErrOrStderr())
 		},
 	}
@@ -40,8 +41,8 @@ Exit code 0: it is right, be it with warnings; 1: it is not.`,
 	return command
 }
 
-func checkConfig(file string, e exposure, stdout, stderr io.Writer) error {
-	c, err := readConfig(file)
+func checkConfig(files []string, getenv func(string) string, e exposure, stdout, stderr io.Writer) error {
+	c, err := readConfig(files, getenv)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return errReported
@@ -51,10 +52,10 @@ func checkConfig(file string, e exposure, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "warning: %v\n", warning)
 	}
 	if err := checkExposure(e); err != nil {
-		fmt.Fprintf(stderr, "%s: %v\n", file, err)
+		fmt.Fprintf(stderr, "%s: %v\n", strings.Join(files, ", "), err)
 		return errReported
 	}
-	fmt.Fprintf(stdout, "%s: ok\n", file)
+	fmt.Fprintf(stdout, "%s: ok\n", strings.Join(files, ", "))
 	for _, line := range c.summary() {
 		fmt.Fprintf(stdout, "  %-8s %s\n", line[0], printable(line[1]))
 	}

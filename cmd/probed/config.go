@@ -2,7 +2,6 @@ package main
 
 import (
 	"net/netip"
-	"path/filepath"
 	"time"
 
 	configv1 "probed/gen/probe/config/v1"
@@ -10,11 +9,9 @@ import (
 	"probed/service/policy"
 )
 
-// config is what a configuration file says, in the values that the rooms take. All of it has been checked: what
-// readConfig returns can be put in force. The zero value is that of a probed without a file.
+// config is what the files of a configuration say, in the values that the rooms take. All of it has been checked: what
+// readConfig returns can be put in force. The zero value is that of a probed without files.
 type config struct {
-	file string // empty: none
-
 	grpc, http, ops listenerConfig
 	echo            []string
 	allowedHosts    []string
@@ -31,7 +28,7 @@ type config struct {
 
 	// watched are the files that were read. When one changes, readConfig may return something else.
 	watched watched
-	// warnings are what may not be meant, in the order of the file.
+	// warnings are what may not be meant, in the order of the files.
 	warnings []fault
 }
 
@@ -60,15 +57,21 @@ func (c *config) asks() bool { return c.certificates != nil || c.takesBearer() }
 // takesBearer tells whether callers may prove who they are by something that whoever reads it on its way can use too.
 func (c *config) takesBearer() bool { return len(c.tokens) > 0 || len(c.issuers) > 0 }
 
-// readConfig reads and checks a configuration, the files it names included; it asks no network. The error is a
-// *configError with everything that is wrong.
-func readConfig(file string) (*config, error) { return readConfigAt(file, time.Now()) }
+// readConfig reads and checks a configuration, which is what some files say together, with the files that they name; it asks
+// no network. The error is a *configError with everything that is wrong.
+// getenv tells the variables that they name.
+func readConfig(files []string, getenv func(string) string) (*config, error) {
+	return readConfigAt(files, getenv, time.Now())
+}
 
 // readConfigAt is readConfig at another time, which decides what has expired.
-func readConfigAt(file string, now time.Time) (*config, error) {
+func readConfigAt(files []string, getenv func(string) string, now time.Time) (*config, error) {
 	message := new(configv1.Config)
-	read := asItIs(file)
-	r := newReader(readDocument(file, message), now)
+	var read watched
+	for _, file := range files {
+		read.add(file)
+	}
+	r := &reader{document: readDocument(files, getenv, message), now: now}
 	r.c.watched = read
 	if r.isRead() {
 		r.config(message)
@@ -77,8 +80,4 @@ func readConfigAt(file string, now time.Time) (*config, error) {
 		return nil, &configError{faults: faults, watched: r.c.watched}
 	}
 	return &r.c, nil
-}
-
-func newReader(d *document, now time.Time) *reader {
-	return &reader{document: d, dir: filepath.Dir(d.file), now: now, c: config{file: d.file}}
 }

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	configv1 "probed/gen/probe/config/v1"
 	"probed/service/guard"
 	"probed/service/policy"
@@ -82,7 +84,19 @@ func readText(t testing.TB, dir, text string) (*config, error) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return readConfigAt(file, now)
+	return readConfigAt([]string{file}, noEnv, now)
+}
+
+// noEnv is an environment without variables.
+func noEnv(string) string { return "" }
+
+// parseText reads what a file says, from memory.
+func parseText(file string, data []byte, into proto.Message) *document {
+	d := newDocument(noEnv)
+	d.begin(file)
+	d.parse(data, into)
+	d.check(into)
+	return d
 }
 
 // The example is one that runs, says all there is to say, and has the defaults as it claims.
@@ -172,7 +186,7 @@ audit: {path: audit.log}
 	in := func(name string) string { return filepath.Join(dir, name) }
 	empty, ops := "", ":9464"
 	want := &config{
-		file:         in("probed.yaml"),
+
 		grpc:         listenerConfig{&empty, &tlsFiles{in("tls.crt"), in("tls.key"), in("clients-ca.crt"), tls.VersionTLS13}},
 		http:         listenerConfig{nil, &tlsFiles{in("tls.crt"), in("tls.key"), "", tls.VersionTLS12}},
 		ops:          listenerConfig{address: &ops},
@@ -250,7 +264,7 @@ func FuzzConfig(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		message := new(configv1.Config)
-		d := parseDocument("f.yaml", data, message)
+		d := parseText("f.yaml", data, message)
 		for _, fault := range d.faults {
 			if fault.message == "" || fault.line < 0 || fault.line > strings.Count(string(data), "\n")+1 && fault.line < math.MaxInt || strings.ContainsAny(fault.String(), "\n\x1b") {
 				t.Errorf("%q: %+v", data, fault)
@@ -260,7 +274,7 @@ func FuzzConfig(f *testing.F) {
 			return
 		}
 		// What the schema admits, the code that converts reports or takes, and the code that defaults holds to.
-		r := newReader(d, now)
+		r := &reader{document: d, now: now}
 		if message.GetPolicy() != nil {
 			r.policy(message.GetPolicy())
 		}

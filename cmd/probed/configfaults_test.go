@@ -198,7 +198,7 @@ policy:
 			if err := os.WriteFile(file, []byte(test.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := readConfigAt(file, now)
+			_, err := readConfigAt([]string{file}, noEnv, now)
 			if _, ok := errors.AsType[*configError](err); !ok {
 				t.Fatalf("%T: %v", err, err)
 			}
@@ -217,7 +217,7 @@ func TestConfigWithManyFaults(t *testing.T) {
 	if err := os.WriteFile(file, []byte("listeners:\n  echo: ["+strings.Repeat("[],", 20_000)+"]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := readConfig(file)
+	_, err := readConfig([]string{file}, noEnv)
 	if err == nil {
 		t.Fatal("there are faults")
 	}
@@ -246,7 +246,7 @@ func TestConfigIsAFile(t *testing.T) {
 		"/dev/zero":             "it is no regular file",
 		pipe:                    "it is no regular file", // and nobody waits for a writer
 	} {
-		if _, err := readConfig(file); err == nil || err.Error() != file+": "+want {
+		if _, err := readConfig([]string{file}, noEnv); err == nil || err.Error() != file+": "+want {
 			t.Errorf("%v, want %s: %s", err, file, want)
 		}
 	}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -17,14 +20,13 @@ import (
 // rooms know to read, names that stand twice, and files that are not what they should be.
 type reader struct {
 	*document
-	dir string // where paths that are not absolute begin
 	now time.Time
 	c   config
 
 	elsewhere []fault // in files that this one names
 }
 
-// all are the faults, those of the file in its order.
+// all are the faults, those of the files in their order.
 func (r *reader) all() []fault {
 	r.sort()
 	return append(r.faults, r.elsewhere...)
@@ -35,12 +37,12 @@ func (r *reader) warn(field, format string, args ...any) {
 	r.c.warnings = append(r.c.warnings, r.fault(field, format, args...))
 }
 
-// path makes a path of the file one of this process.
-func (r *reader) path(path string) string {
+// path makes the path in a field one of this process: it begins at the directory of the file that has the field.
+func (r *reader) path(field, path string) string {
 	if path == "" || filepath.IsAbs(path) {
 		return path
 	}
-	return filepath.Join(r.dir, path)
+	return filepath.Join(filepath.Dir(r.placeOf(field).file), path)
 }
 
 func (r *reader) config(m *configv1.Config) {
@@ -64,7 +66,7 @@ func (r *reader) config(m *configv1.Config) {
 	}
 	r.c.limits, r.c.drain = m.GetLimits(), m.GetDrain()
 	if r.c.audit = m.GetAudit().GetPath(); r.c.audit != "" && r.c.audit != "-" {
-		r.c.audit = r.path(r.c.audit)
+		r.c.audit = r.path("audit.path", r.c.audit)
 		r.auditPath("audit.path", r.c.audit)
 	}
 }
@@ -75,9 +77,9 @@ func (r *reader) tls(field string, m *configv1.Tls, auth *configv1.Auth) *tlsFil
 		return nil
 	}
 	files := &tlsFiles{
-		certificate: r.path(m.GetCertificateFile()),
-		key:         r.path(m.GetKeyFile()),
-		clientCA:    r.path(m.GetClientCaFile()),
+		certificate: r.path(field+".certificate_file", m.GetCertificateFile()),
+		key:         r.path(field+".key_file", m.GetKeyFile()),
+		clientCA:    r.path(field+".client_ca_file", m.GetClientCaFile()),
 		minVersion:  tls.VersionTLS12,
 	}
 	if m.GetMinimumVersion() == "1.3" {
@@ -131,14 +133,24 @@ func (r *reader) auth(m *configv1.Auth) {
 	}
 	owners := make(map[string]string) // where a token's hash stands
 	r.tokens("auth.tokens", m.GetTokens(), &r.c, owners)
-	if m.GetTokensFile() != "" {
-		r.tokensFile(r.path(m.GetTokensFile()), owners)
+	tokensFile := r.path("auth.tokens_file", m.GetTokensFile())
+	_, err := os.Stat(tokensFile)
+	missing := m.GetTokensFileOptional() && errors.Is(err, fs.ErrNotExist)
+	switch {
+	case missing:
+		r.c.watched.add(tokensFile)
+	case tokensFile != "":
+		r.tokensFile(tokensFile, owners)
 	}
 	names := make(map[string]string)
 	for i, issuer := range m.GetIssuers() {
 		r.issuer(fmt.Sprintf("auth.issuers[%d]", i), issuer, names)
 	}
 	switch {
+	case missing && r.c.asks():
+		r.warn("auth.tokens_file", "%s is not there: until it is, nobody calls with a token of it", tokensFile)
+	case missing:
+		r.report("auth.tokens_file", "%s is not there, and there is no other way to prove who calls: nobody could", tokensFile)
 	case r.c.asks() || len(r.faults)+len(r.elsewhere) > 0:
 	case m.GetTokensFile() != "": // as when the file is about to be written
 		r.report("auth.tokens_file", "there is no token in it, and no other way to prove who calls: nobody could")
@@ -171,7 +183,7 @@ func (r *reader) tokens(field string, tokens []*configv1.Token, c *config, owner
 func (r *reader) tokensFile(file string, owners map[string]string) {
 	r.c.watched.add(file)
 	message := new(configv1.Tokens)
-	inner := newReader(readDocument(file, message), r.now)
+	inner := &reader{document: readDocument([]string{file}, r.getenv, message), now: r.now}
 	if inner.isRead() {
 		inner.tokens("tokens", message.GetTokens(), &r.c, owners)
 	}
@@ -187,8 +199,8 @@ func (r *reader) issuer(field string, m *configv1.Issuer, names map[string]strin
 	r.once(field+".name", name, names)
 	issuer := issuerConfig{
 		Issuer:          guard.Issuer{Name: name, URL: m.GetUrl(), Audience: m.GetAudience(), Algorithms: m.GetAlgorithms()},
-		caFile:          r.path(m.GetCaFile()),
-		bearerTokenFile: r.path(m.GetBearerTokenFile()),
+		caFile:          r.path(field+".ca_file", m.GetCaFile()),
+		bearerTokenFile: r.path(field+".bearer_token_file", m.GetBearerTokenFile()),
 	}
 	if issuer.caFile != "" {
 		r.authorities(field+".ca_file", issuer.caFile)
@@ -212,8 +224,11 @@ func (r *reader) once(field, name string, owners map[string]string) {
 		r.report(field, "%q stands twice, first as %s", name, owner)
 		return
 	}
-	at := r.fault(field, "")
+	at := r.placeOf(field)
 	owners[name] = fmt.Sprintf("%s in line %d", field, at.line)
+	if len(r.files) > 1 {
+		owners[name] += " of " + at.file
+	}
 }
 
 func (r *reader) policy(m *configv1.Policy) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/big"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ var (
 	errNoValue     = errors.New("a single value is expected here")
 	errNoInteger   = errors.New("it is a whole number; bytes also as 64Ki, 1Mi, 1Gi")
 	errTooLarge    = errors.New("the number is too large")
+	errNoBool      = errors.New("it is true or false")
 	errNoDuration  = errors.New("it is a duration, as 250ms, 5s or 1m30s")
 	errNoTimestamp = errors.New("it is a time, as 2027-01-31T00:00:00Z (RFC 3339)")
 )
@@ -36,9 +38,10 @@ type decoder struct {
 
 func (d *decoder) wrong(node *yaml.Node, err error) {
 	// What walk has told at the same place is the reason for this.
-	told := func(f fault) bool { return f.line == node.Line && f.column == node.Column }
-	if !slices.ContainsFunc(d.faults, told) {
-		d.at(node.Line, node.Column, d.fields[position{node.Line, node.Column}], "%v", err)
+	told := func(f fault) bool { return f.file == d.file() && f.line == node.Line && f.column == node.Column }
+	if field := d.fields[position{node.Line, node.Column}]; !slices.ContainsFunc(d.faults, told) {
+		d.unread[field] = true
+		d.at(node.Line, node.Column, field, "%v", err)
 	}
 }
 
@@ -114,7 +117,12 @@ func (d *decoder) scalar(node *yaml.Node, field protoreflect.FieldDescriptor) pr
 	}
 	switch field.Kind() {
 	case protoreflect.StringKind:
-		return protoreflect.ValueOfString(node.Value)
+		return protoreflect.ValueOfString(d.expand(node))
+	case protoreflect.BoolKind:
+		if node.Tag != "!!bool" || text != "true" && text != "false" {
+			d.wrong(node, errNoBool)
+		}
+		return protoreflect.ValueOfBool(text == "true")
 	case protoreflect.Int32Kind:
 		return protoreflect.ValueOfInt32(int32(integer(math.MinInt32, math.MaxInt32)))
 	case protoreflect.Int64Kind:
@@ -134,6 +142,23 @@ func (d *decoder) scalar(node *yaml.Node, field protoreflect.FieldDescriptor) pr
 	default: // The schema has no others; who adds one is told by the tests.
 		panic("there is nothing that reads a " + field.Kind().String())
 	}
+}
+
+// variable is what Kubernetes writes for a variable of the environment in the arguments of a container. Of the environment
+// only what is meant for probed is read.
+var variable = regexp.MustCompile(`\$\((PROBED_[A-Z0-9_]+)\)`)
+
+// expand is the text of a node with the values of the variables in it.
+func (d *decoder) expand(node *yaml.Node) string {
+	return variable.ReplaceAllStringFunc(node.Value, func(match string) string {
+		name := variable.FindStringSubmatch(match)[1]
+		value := d.getenv(name)
+		if value == "" {
+			d.at(node.Line, node.Column, d.fields[position{node.Line, node.Column}], "%s: there is no such variable in the environment, or it is empty", name)
+			return match
+		}
+		return value
+	})
 }
 
 // parseUnsigned reads a whole number: decimal, with 0x, 0o or 0b, as JSON may have rewritten it (1e6), or of bytes (1.5Gi).

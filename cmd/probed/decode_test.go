@@ -23,11 +23,11 @@ func TestValuesOfConfig(t *testing.T) {
 		"2027-01-31T00:00:00Z", "2027-01-31t00:00:00z", "2027-01-31T00:00:00.123456789Z", "2027-01-31T00:00:00.1234567890Z", "2027-01-31T00:00:00,5Z", "2027-01-31T00:00:00+02:00",
 		"2027-01-31T00:00:00.5-02:00", "2027-01-31", "2027-02-30T00:00:00Z", "0001-01-01T00:00:00Z", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59Z",
 		"9999-12-31T23:59:59-01:00", "tomorrow",
-		"~", "null", "''", "'5'", "'5s'", "!!str 5", "!!int 5s", "!!binary aGk=", "!!null x", "true", "[]", "[5]", "{}", "{a: b}", "{seconds: 1}", "{seconds: 1, nanos: 5}",
+		"~", "null", "''", "'5'", "'5s'", "!!str 5", "!!int 5s", "!!binary aGk=", "!!null x", "true", "false", "True", "yes", "'true'", "[]", "[5]", "{}", "{a: b}", "{seconds: 1}", "{seconds: 1, nanos: 5}",
 		"{seconds: x}", "{seconds: 1Ki}", "{seconds: -9223372036854775808}", "{nanos: -1}", "{nanos: 2147483648}", "|\n    5s\n", "a b",
 	}
 	places := []string{
-		"limits:\n  sessions: %s\n", "limits:\n  session_bytes: %s\n", "limits:\n  dialTimeout: %s\n", "auth:\n  tokens: [{expires: %s}]\n", "auth:\n  tokens_file: %s\n",
+		"limits:\n  sessions: %s\n", "limits:\n  session_bytes: %s\n", "limits:\n  dialTimeout: %s\n", "auth:\n  tokens: [{expires: %s}]\n", "auth:\n  tokens_file: %s\n", "auth:\n  tokens_file_optional: %s\n",
 		"audit: %s\n", "listeners:\n  echo: %s\n", "listeners:\n  echo: [a, %s, b]\n", "policy:\n  roles: %s\n", "policy:\n  roles: [%s, {name: a}]\n", "listeners:\n  grpc: {address: %s}\n", "%s\n",
 	}
 	for _, place := range places {
@@ -38,7 +38,8 @@ func TestValuesOfConfig(t *testing.T) {
 			text := fmt.Sprintf(place, value)
 			var want, got configv1.Config
 			wantErr := protoyaml.UnmarshalOptions{DiscardUnknown: true}.Unmarshal([]byte(text), &want)
-			d := &document{file: "f.yaml", where: make(map[string]position)}
+			d := newDocument(noEnv)
+			d.begin("f.yaml")
 			root := d.yaml([]byte(text))
 			if root == nil {
 				if wantErr == nil && strings.TrimSpace(text) != "~" && strings.TrimSpace(text) != "null" && !strings.HasPrefix(text, "!!null") {

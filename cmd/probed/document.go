@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -79,24 +80,60 @@ func (e *configError) Error() string {
 
 type position struct{ line, column int }
 
-// document is a YAML file of which it is known where each field stands.
+// place is where a field stands.
+type place struct {
+	file string
+	position
+}
+
+// document is what some YAML files say together, of which it is known where each field stands. Lists of a later file are
+// appended to those before, and any other value stands in one file alone: so that it is plain what holds, without knowing
+// which file was read last.
 type document struct {
-	file   string
-	where  map[string]position // by the field's path, as the schema's rules tell it
+	getenv func(string) string
+	files  []string         // in the order in which they are read; faults without a place of their own are in the last
+	where  map[string]place // by the field's path, as the schema's rules tell it
+	items  map[string]int   // of the lists in the files before this one, by the path
+	unread map[string]bool  // the paths of values that could not be read
+	broken bool             // one of the files is no document
 	faults []fault
 }
 
-// readDocument reads a file into a message and checks it by the rules in its schema. The faults of the document are all
+func newDocument(getenv func(string) string) *document {
+	return &document{getenv: getenv, where: make(map[string]place), items: make(map[string]int), unread: make(map[string]bool)}
+}
+
+// readDocument reads files into a message and checks it by the rules in its schema. The faults of the document are all
 // that was found; the message has what could be read. (protoyaml does as much and says less: it takes a key twice, passes
 // by a second document, and does not tell which field a value of the wrong kind was for. It brings CEL along besides, which
 // takes longer to be made ready than all else here.)
-func readDocument(file string, into proto.Message) *document {
-	data, err := readRegular(file)
-	if err != nil {
-		return &document{file: file, faults: []fault{{file: file, message: err.Error()}}}
+func readDocument(files []string, getenv func(string) string, into proto.Message) *document {
+	d := newDocument(getenv)
+	for _, file := range files {
+		d.begin(file)
+		if data, err := readRegular(file); err != nil {
+			d.at(0, 0, "", "%v", err)
+			d.broken = true
+		} else {
+			d.parse(data, into)
+		}
 	}
-	return parseDocument(file, data, into)
+	d.check(into)
+	return d
 }
+
+// begin makes a file the one that is read.
+func (d *document) begin(file string) {
+	if slices.Contains(d.files, file) {
+		d.files = append(d.files, file)
+		d.at(0, 0, "", "the file is given twice")
+		return
+	}
+	d.files = append(d.files, file)
+}
+
+// file is the one that is read.
+func (d *document) file() string { return d.files[len(d.files)-1] }
 
 // readRegular reads a whole file, of which a directory, a device that never ends and an image of a disk are none.
 func readRegular(file string) ([]byte, error) {
@@ -134,33 +171,37 @@ func withoutPath(err error) error {
 	return err
 }
 
-func parseDocument(file string, data []byte, into proto.Message) *document {
-	d := &document{file: file, where: make(map[string]position)}
+// parse adds what the file that is read says to a message.
+func (d *document) parse(data []byte, into proto.Message) {
 	root := d.yaml(data)
 	if root == nil {
-		return d
+		d.broken = true
+		return
 	}
 	fields := make(map[position]string)
 	d.walk(root, into.ProtoReflect().Descriptor(), "", fields)
-	found := len(d.faults)
 	(&decoder{d, fields}).message(root, into.ProtoReflect())
+}
 
+// check holds a message against the rules in its schema. Of a document that is not whole, what is missing is no fault.
+func (d *document) check(into proto.Message) {
+	if d.broken {
+		return
+	}
 	err := schemaOfConfig.Check(into)
 	invalid, isInvalid := errors.AsType[*schema.InvalidError](err)
 	if err != nil && !isInvalid {
 		d.at(0, 0, "", "%v", err) // the schema itself is wrong
-		return d
+		return
 	}
 	if isInvalid {
-		undecoded := d.faults[found:]
 		for _, violation := range invalid.Violations {
 			// What could not be read is empty in the message, and that it is empty is not the fault.
-			if !slices.ContainsFunc(undecoded, func(f fault) bool { return f.field == violation.Field }) {
+			if !d.unread[violation.Field] {
 				d.report(violation.Field, "%s", violation.Message)
 			}
 		}
 	}
-	return d
 }
 
 // report notes a fault in a field.
@@ -174,37 +215,38 @@ func (d *document) add(f fault) {
 	case len(d.faults) < mostFaults:
 		d.faults = append(d.faults, f)
 	case len(d.faults) == mostFaults:
-		d.faults = append(d.faults, fault{file: d.file, line: math.MaxInt, message: "there is more; these come first"})
+		d.faults = append(d.faults, fault{file: d.file(), line: math.MaxInt, message: "there is more; these come first"})
 	}
 }
 
 // fault is one in a field, at its place or, where the field is missing, at the place where it should be.
 func (d *document) fault(field, format string, args ...any) fault {
-	f := fault{file: d.file, field: field, message: fmt.Sprintf(format, args...)}
+	at := d.placeOf(field)
+	return fault{file: at.file, line: at.line, column: at.column, field: field, message: fmt.Sprintf(format, args...)}
+}
+
+// placeOf is where a field stands, or should.
+func (d *document) placeOf(field string) place {
 	for {
 		if at, ok := d.where[field]; ok {
-			f.line, f.column = at.line, at.column
-			return f
+			return at
 		}
 		if field == "" {
-			return f
+			return place{file: d.file()}
 		}
 		field = field[:max(strings.LastIndexAny(field, ".["), 0)]
 	}
 }
 
-// sort puts the faults in the order of the file.
+// sort puts the faults in the order of the files.
 func (d *document) sort() {
 	slices.SortStableFunc(d.faults, func(a, b fault) int {
-		if a.line != b.line {
-			return a.line - b.line
-		}
-		return a.column - b.column
+		return cmp.Or(slices.Index(d.files, a.file)-slices.Index(d.files, b.file), a.line-b.line, a.column-b.column)
 	})
 }
 
 func (d *document) at(line, column int, field, format string, args ...any) {
-	d.add(fault{file: d.file, line: line, column: column, field: field, message: fmt.Sprintf(format, args...)})
+	d.add(fault{file: d.file(), line: line, column: column, field: field, message: fmt.Sprintf(format, args...)})
 }
 
 // otherBreak is where there is first what YAML takes for the end of a line, and nobody's editor does; -1: nowhere. Positions
@@ -269,7 +311,7 @@ func (d *document) yaml(data []byte) *yaml.Node {
 func (d *document) walk(node *yaml.Node, message protoreflect.MessageDescriptor, path string, fields map[position]string) {
 	at := position{node.Line, node.Column}
 	if _, known := d.where[path]; !known {
-		d.where[path] = at
+		d.where[path] = place{d.file(), at}
 	}
 	// A mapping in a block begins where its first key does, and is no value of that key.
 	fields[at] = path
@@ -297,16 +339,23 @@ func (d *document) walkFields(node *yaml.Node, message protoreflect.MessageDescr
 			continue
 		}
 		seen[field.Number()] = key.Line
+		single := !field.IsList() && (field.Message() == nil || isScalar(field.Message()))
+		if before, twice := d.where[inner]; twice && single {
+			d.at(key.Line, key.Column, inner, "it stands in %s:%d too; say it in one of the files", before.file, before.line)
+			fields[position{value.Line, value.Column}] = inner
+			continue
+		}
 		switch {
-		case value.Kind == yaml.ScalarNode && value.Tag == "!!null" && (field.IsList() || field.Message() == nil || isScalar(field.Message())):
-			d.where[inner] = position{key.Line, key.Column}
+		case value.Kind == yaml.ScalarNode && value.Tag == "!!null" && (field.IsList() || single):
+			d.where[inner] = place{d.file(), position{key.Line, key.Column}}
 			d.at(key.Line, key.Column, inner, "there is no value; leave the key out or give it one")
 		case field.IsList() && value.Kind != yaml.SequenceNode:
 			d.walk(value, nil, inner, fields)
 		case field.IsList():
-			d.where[inner] = position{value.Line, value.Column}
-			for n, item := range value.Content {
-				d.walk(item, field.Message(), fmt.Sprintf("%s[%d]", inner, n), fields)
+			d.where[inner] = place{d.file(), position{value.Line, value.Column}}
+			for _, item := range value.Content {
+				d.walk(item, field.Message(), fmt.Sprintf("%s[%d]", inner, d.items[inner]), fields)
+				d.items[inner]++
 			}
 		default:
 			d.walk(value, field.Message(), inner, fields)
@@ -344,5 +393,5 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// isRead tells whether there is a document, be it with faults.
-func (d *document) isRead() bool { return len(d.where) > 0 }
+// isRead tells whether the document is whole, be it with faults.
+func (d *document) isRead() bool { return !d.broken }

@@ -126,6 +126,24 @@ func TestDrainInOrder(t *testing.T) {
 		t.Fatalf("%v, %v", answer, err)
 	}
 
+	// kept asks over the one connection that it keeps, if it may.
+	kept := http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
+	defer kept.CloseIdleConnections()
+	keeps := func() bool {
+		response, err := kept.Get(p.url("http", "/v1/ports/22"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if _, err := io.Copy(io.Discard, response.Body); err != nil || response.StatusCode != http.StatusOK {
+			t.Errorf("%v, %v", response.Status, err)
+		}
+		return !response.Close
+	}
+	if !keeps() {
+		t.Error("a connection is not kept")
+	}
+
 	p.signals <- syscall.SIGTERM
 	told := time.Now()
 	if second, err := watch.Recv(); err != nil || second.GetStatus() != grpc_health_v1.HealthCheckResponse_NOT_SERVING {
@@ -137,7 +155,10 @@ func TestDrainInOrder(t *testing.T) {
 	if code, _ := p.get(t, "ops", "/livez"); code != http.StatusOK {
 		t.Errorf("livez: %d", code)
 	}
-	// Those who have not noticed are served.
+	// Those who have not noticed are served, and told to come by another connection.
+	if keeps() {
+		t.Error("a connection is kept that is about to be closed")
+	}
 	if _, err := probev1.NewNameServiceClient(p.conn).LookupPort(t.Context(), &probev1.LookupPortRequest{Port: 22}); err != nil {
 		t.Error(err)
 	}
@@ -277,8 +298,8 @@ func TestOneListenerDies(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.close()
-			s := newServer(o, &config{}, slog.New(slog.DiscardHandler), slog.New(slog.DiscardHandler), l, counts)
-			if err := s.assemble(func(string) string { return "" }); err != nil {
+			s := newServer(o, &config{}, noEnv, slog.New(slog.DiscardHandler), slog.New(slog.DiscardHandler), l, counts)
+			if err := s.assemble(); err != nil {
 				t.Fatal(err)
 			}
 			ended := make(chan error, 1)

@@ -94,6 +94,17 @@ func waitFor(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
 	return false
 }
 
+// partingFrom tells callers of HTTP/1.1, once probed is about to end, to leave with their answer (RFC 9112, section 9.6): a
+// connection that is kept open would be closed at the end of the delay, perhaps while the next request is on its way.
+func (s *server) partingFrom(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.ready.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // opsHandler serves what the operations listener has, and nothing else: it may be reachable without authentication.
 func opsHandler(metrics http.Handler, ready *atomic.Bool) http.Handler {
 	mux := http.NewServeMux()

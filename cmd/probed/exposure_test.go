@@ -251,7 +251,7 @@ listeners:
 		_ = err // what it says is what the command says
 		file := dir + "/probed.yaml"
 		var stdout, stderr bytes.Buffer
-		command := checkConfigCommand()
+		command := checkConfigCommand(noEnv)
 		command.SetArgs(append(test.args, file))
 		command.SetOut(&stdout)
 		command.SetErr(&stderr)
@@ -265,13 +265,11 @@ listeners:
 			}
 		}
 	}
-	for _, args := range [][]string{{}, {"a", "b"}} {
-		command := checkConfigCommand()
-		command.SetArgs(args)
-		command.SilenceErrors, command.SilenceUsage = true, true
-		if _, ok := errors.AsType[usageError](command.Execute()); !ok {
-			t.Errorf("%q is no wrong usage", args)
-		}
+	command := checkConfigCommand(noEnv)
+	command.SetArgs(nil)
+	command.SilenceErrors, command.SilenceUsage = true, true
+	if _, ok := errors.AsType[usageError](command.Execute()); !ok {
+		t.Error("without a file it is no wrong usage")
 	}
 }
 
@@ -330,11 +328,11 @@ func TestExpires(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"", "a b", "a:b", "-\n", strings.Repeat("a", 129)} {
-		if err := newToken(name, "", now, new(bytes.Buffer), new(bytes.Buffer)); err == nil {
+		if err := (newToken{name: name}).make(now, new(bytes.Buffer), new(bytes.Buffer)); err == nil {
 			t.Errorf("%q is no name", name)
 		}
 	}
-	if err := newToken("ci", "", now, closedWriter{}, new(bytes.Buffer)); err == nil {
+	if err := (newToken{name: "ci"}).make(now, closedWriter{}, new(bytes.Buffer)); err == nil {
 		t.Error("a token that nobody has is no success")
 	}
 }

@@ -75,7 +75,7 @@ SIGTERM or SIGINT makes it end in good order; a second one makes it end at once.
 	command.SetArgs(args)
 	command.SetOut(stdout)
 	command.SetErr(stderr)
-	command.AddCommand(checkConfigCommand(), newTokenCommand())
+	command.AddCommand(checkConfigCommand(getenv), newTokenCommand())
 	o.register(command.Flags())
 	if err := command.ExecuteContext(ctx); err != nil {
 		if !errors.Is(err, errReported) {

@@ -11,7 +11,7 @@ import (
 // options are the flags.
 type options struct {
 	flags                             *pflag.FlagSet
-	config                            string
+	config                            []string // files
 	grpcListen, httpListen, opsListen string
 	echo                              []string
 	unixPaths                         []string
@@ -26,7 +26,7 @@ type options struct {
 
 func (o *options) register(flags *pflag.FlagSet) {
 	o.flags = flags
-	flags.StringVar(&o.config, "config", "", "read who may call, what they may reach, certificates and limits from `FILE`, and again when it changes; where a flag says the same, the flag counts")
+	flags.StringArrayVar(&o.config, "config", nil, "read who may call, what they may reach, certificates and limits from `FILE`, and again when it changes; where a flag says the same, the flag counts (repeatable: the files are one configuration, each value in one of them, and lists are appended)")
 	flags.StringVar(&o.grpcListen, "grpc-listen", "127.0.0.1:50051", "where gRPC is served, `HOST:PORT`; port 0 takes a free one; empty: nowhere")
 	flags.StringVar(&o.httpListen, "http-listen", "127.0.0.1:8080", "where REST is served, `HOST:PORT`; port 0 takes a free one; empty: nowhere")
 	flags.StringVar(&o.opsListen, "ops-listen", "127.0.0.1:9464", "where /metrics, /livez and /readyz are served, `HOST:PORT`; empty: nowhere")

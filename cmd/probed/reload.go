@@ -71,16 +71,16 @@ func (s *server) reload() {
 	c, err := s.putInForce()
 	s.counts.Reloaded(err == nil)
 	if err != nil {
-		s.log.Error("the configuration is as it was: the file has faults", "file", s.options.config, "error", err.Error())
+		s.log.Error("the configuration is as it was: the file has faults", "files", s.options.config, "error", err.Error())
 		return
 	}
 	for _, what := range s.begun.changed(c) {
-		s.log.Warn("a change of the configuration waits for a restart", "file", s.options.config, "section", what)
+		s.log.Warn("a change of the configuration waits for a restart", "files", s.options.config, "section", what)
 	}
 	for _, warning := range c.warnings {
 		s.log.Warn("configuration", "warning", warning.String())
 	}
-	s.log.Info("the configuration is in force", "file", s.options.config)
+	s.log.Info("the configuration is in force", "files", s.options.config)
 	s.recheck()
 }
 
@@ -92,7 +92,7 @@ func (s *server) recheck() {
 // putInForce puts what the configuration says now in force. From then on its files are watched, also when they are wrong:
 // these are what has to change.
 func (s *server) putInForce() (*config, error) {
-	c, err := readConfig(s.options.config)
+	c, err := readConfig(s.options.config, s.getenv)
 	if wrong, ok := errors.AsType[*configError](err); ok {
 		s.watched = wrong.watched
 	}
@@ -168,7 +168,7 @@ func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 			s.recheck()
 			continue
 		}
-		if s.options.config != "" {
+		if len(s.options.config) > 0 {
 			s.reload()
 		}
 	}
@@ -178,12 +178,6 @@ func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 type watched struct {
 	files []string
 	said  [][sha256.Size]byte
-}
-
-// asItIs is one file as it is now.
-func asItIs(file string) (w watched) {
-	w.add(file)
-	return w
 }
 
 // add notes what a file says, that is about to be read.

@@ -82,6 +82,7 @@ type server struct {
 	ops       *http.Server
 	ready     atomic.Bool // whether new calls are welcome
 
+	getenv  func(string) string
 	watched watched         // the files of the configuration, as it was read last; watch's alone
 	running context.Context // ends with close
 	stop    context.CancelFunc
@@ -100,13 +101,13 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 		return err
 	}
 	c := &config{}
-	if o.config != "" {
-		if c, err = readConfig(o.config); err != nil {
+	if len(o.config) > 0 {
+		if c, err = readConfig(o.config, getenv); err != nil {
 			return err
 		}
 	}
 	if c.policy != nil && len(o.unixPaths) > 0 {
-		return usageError{fmt.Errorf("--unix-path lets every caller reach a socket, and %s says who may do what: list it there, in the unix_paths of a rule", o.config)}
+		return usageError{fmt.Errorf("--unix-path lets every caller reach a socket, and %s says who may do what: list it there, in the unix_paths of a rule", strings.Join(o.config, ", "))}
 	}
 	o.fill(c)
 	// One that an earlier run has left would be taken for this one's.
@@ -120,7 +121,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 	}
 	defer listeners.close()
 	o.fillDrain(c, listeners.reachable > 0)
-	s := newServer(o, c, log, calls, listeners, counts)
+	s := newServer(o, c, getenv, log, calls, listeners, counts)
 	if err := checkExposure(s.exposure(c)); err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 			}
 		}()
 	}
-	if err := s.assemble(getenv); err != nil {
+	if err := s.assemble(); err != nil {
 		return err
 	}
 	defer s.close()
@@ -143,9 +144,9 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 }
 
 // newServer returns a server that is yet to be assembled.
-func newServer(o options, c *config, log, calls *slog.Logger, l *listeners, counts *metrics.Metrics) *server {
+func newServer(o options, c *config, getenv func(string) string, log, calls *slog.Logger, l *listeners, counts *metrics.Metrics) *server {
 	s := &server{
-		options: o, begun: c, watched: c.watched, limits: limitsOf(c.limits, l.reachable > 0),
+		options: o, begun: c, getenv: getenv, watched: c.watched, limits: limitsOf(c.limits, l.reachable > 0),
 		log: log, calls: calls, counts: counts, listeners: l, health: health.NewServer(), endless: newEndless(),
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
@@ -175,14 +176,14 @@ func (s *server) announceRisks() {
 }
 
 // assemble wires the rooms together. Nothing is served yet.
-func (s *server) assemble(getenv func(string) string) error {
+func (s *server) assemble() error {
 	hostname, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("the name of this host: %w", err)
 	}
 	vantage := service.Vantage{
 		Hostname: hostname, Version: programVersion(),
-		Pod: getenv("PROBED_POD"), Namespace: getenv("PROBED_NAMESPACE"), Node: getenv("PROBED_NODE"),
+		Pod: s.getenv("PROBED_POD"), Namespace: s.getenv("PROBED_NAMESPACE"), Node: s.getenv("PROBED_NODE"),
 	}
 	apply, err := s.prepare(s.begun)
 	if err != nil {
@@ -245,7 +246,7 @@ func (s *server) assemble(getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	s.http = s.httpServer(s.gateway)
+	s.http = s.httpServer(s.partingFrom(s.gateway))
 	s.ops = s.httpServer(opsHandler(s.counts.Handler(), &s.ready))
 	return nil
 }

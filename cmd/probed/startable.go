@@ -102,7 +102,7 @@ func (r *reader) echoPath(field, path string, paths map[string]string) (string, 
 		return path, errors.New("there is no path")
 	}
 	if path[0] != '@' { // else it is abstract
-		path = r.path(path)
+		path = r.path(field, path)
 		info, err := os.Lstat(path)
 		switch {
 		case err == nil && info.Mode().Type() != os.ModeSocket:

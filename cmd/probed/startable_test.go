@@ -62,7 +62,7 @@ func TestConfigThatCannotStart(t *testing.T) {
 		if err := os.WriteFile(file, []byte(strings.ReplaceAll(test.text, "DIR", dir)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := readConfigAt(file, now)
+		_, err := readConfigAt([]string{file}, noEnv, now)
 		var got string
 		if err != nil {
 			got = strings.ReplaceAll(strings.ReplaceAll(err.Error(), file+":", ""), dir, "DIR")

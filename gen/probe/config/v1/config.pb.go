@@ -5,8 +5,9 @@
 // source: probe/config/v1/config.proto
 
 // What the file of `probed --config` may say. It is YAML; keys are the names below, in snake_case or camelCase. A key that
-// is not here is an error. Durations are written as `5s`, `1m30s`, `250ms`; numbers of bytes as `65536`, `64Ki`, `1Mi`,
-// `1Gi`. Paths that are not absolute begin at the directory of the file. `probed check-config FILE` tests one.
+// is not here is an error. With several files, each `--config`, these are one configuration: lists of a later file are appended
+// to those before, and any other value stands in one of them. Durations are written as `5s`, `1m30s`, `250ms`; numbers of bytes as `65536`, `64Ki`, `1Mi`,
+// `1Gi`. Paths that are not absolute begin at the directory of the file that has them. `probed check-config FILE...` tests it.
 
 package configv1
 
@@ -28,7 +29,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Config is the whole file. What it leaves out has its default; what concerns security is reached only by saying it.
+// Config is the whole of it. What it leaves out has its default; what concerns security is reached only by saying it.
 type Config struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where probed listens. Unset: as the flags say.
@@ -449,6 +450,9 @@ type Auth struct {
 	// A file with more of them: YAML with the one key `tokens`. It is read again when it changes. A file without
 	// a token is an error: it may be one that is being written. Empty: none.
 	TokensFile string `protobuf:"bytes,3,opt,name=tokens_file,json=tokensFile,proto3" json:"tokens_file,omitempty"`
+	// The tokens_file may be missing, where there is another way to prove who calls: nobody calls with a token of it until it is
+	// there. Unset: that it is missing is an error.
+	TokensFileOptional bool `protobuf:"varint,5,opt,name=tokens_file_optional,json=tokensFileOptional,proto3" json:"tokens_file_optional,omitempty"`
 	// Who issues JSON Web Tokens (RFC 7519) that callers send as bearer tokens: OpenID Connect providers, and Kubernetes for
 	// its service accounts. At most 16.
 	Issuers       []*Issuer `protobuf:"bytes,4,rep,name=issuers,proto3" json:"issuers,omitempty"`
@@ -505,6 +509,13 @@ func (x *Auth) GetTokensFile() string {
 		return x.TokensFile
 	}
 	return ""
+}
+
+func (x *Auth) GetTokensFileOptional() bool {
+	if x != nil {
+		return x.TokensFileOptional
+	}
+	return false
 }
 
 func (x *Auth) GetIssuers() []*Issuer {
@@ -1362,12 +1373,13 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\bkey_file\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\akeyFile\x12$\n" +
 	"\x0eclient_ca_file\x18\x03 \x01(\tR\fclientCaFile\x12\x86\x01\n" +
 	"\x0fminimum_version\x18\x04 \x01(\tB]\xbaHZ\xba\x01W\n" +
-	"\x13tls.minimum_version\x12$the oldest version is \"1.2\" or \"1.3\"\x1a\x1athis in ['', '1.2', '1.3']R\x0eminimumVersion\"\xe2\x01\n" +
+	"\x13tls.minimum_version\x12$the oldest version is \"1.2\" or \"1.3\"\x1a\x1athis in ['', '1.2', '1.3']R\x0eminimumVersion\"\x94\x02\n" +
 	"\x04Auth\x12A\n" +
 	"\fcertificates\x18\x01 \x01(\v2\x1d.probe.config.v1.CertificatesR\fcertificates\x129\n" +
 	"\x06tokens\x18\x02 \x03(\v2\x16.probe.config.v1.TokenB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x06tokens\x12\x1f\n" +
 	"\vtokens_file\x18\x03 \x01(\tR\n" +
-	"tokensFile\x12;\n" +
+	"tokensFile\x120\n" +
+	"\x14tokens_file_optional\x18\x05 \x01(\bR\x12tokensFileOptional\x12;\n" +
 	"\aissuers\x18\x04 \x03(\v2\x17.probe.config.v1.IssuerB\b\xbaH\x05\x92\x01\x02\x10\x10R\aissuers\"\xe5\x01\n" +
 	"\fCertificates\x12\xd4\x01\n" +
 	"\fsubject_from\x18\x01 \x01(\tB\xb0\x01\xbaH\xac\x01\xba\x01\xa8\x01\n" +
