@@ -130,6 +130,9 @@ func (c *config) methods() string {
 	if len(c.tokens) > 0 {
 		methods = append(methods, count(len(c.tokens), "token")+" (token:NAME)")
 	}
+	if c.awaited != "" {
+		methods = append(methods, "tokens of "+c.awaited+", when it is there (token:NAME)")
+	}
 	for i := range c.issuers {
 		methods = append(methods, fmt.Sprintf("tokens of %s (%s:SUB)", c.issuers[i].URL, c.issuers[i].Name))
 	}

@@ -148,7 +148,7 @@ func (r *reader) auth(m *configv1.Auth) {
 	}
 	switch {
 	case missing && r.c.asks():
-		r.warn("auth.tokens_file", "%s is not there: until it is, nobody calls with a token of it", tokensFile)
+		r.c.awaited = tokensFile
 	case missing:
 		r.report("auth.tokens_file", "%s is not there, and there is no other way to prove who calls: nobody could", tokensFile)
 	case r.c.asks() || len(r.faults)+len(r.elsewhere) > 0:

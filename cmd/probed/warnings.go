@@ -44,7 +44,7 @@ func (r *reader) checkSubject(field, subject string) {
 		}
 	case kind == "token":
 		has := func(t guard.Token) bool { return t.Name == name }
-		if !strings.Contains(name, "*") && !slices.ContainsFunc(r.c.tokens, has) {
+		if r.c.awaited == "" && !strings.Contains(name, "*") && !slices.ContainsFunc(r.c.tokens, has) {
 			r.warn(field, "nobody is %s: there is no token of that name", subject)
 		}
 	default:
