@@ -18,7 +18,7 @@ type config struct {
 
 	certificates *guard.CertificateConfig // nil: callers are not asked for certificates
 	tokens       []guard.Token            // of the file and of tokens_file
-	awaited      string // the tokens_file, if it is missing and may be
+	awaited      string                   // the tokens_file, if it is missing and may be
 	issuers      []issuerConfig
 
 	policy *policyConfig // nil: what nothing forbids for good is allowed
