@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
@@ -67,7 +66,10 @@ The exit code is 0 if all of them could be reached.`,
 				if err := checkText(request); err != nil {
 					return err
 				}
-				connections[i] = &connection{target: target, request: request, answered: make(chan struct{})}
+				connections[i] = newConnection(target, request)
+			}
+			if t.kube.each {
+				return t.connectEach(command.Context(), connections)
 			}
 			return t.connect(command.Context(), connections)
 		},
@@ -89,28 +91,45 @@ type connection struct {
 	err      error
 }
 
-// connect asks for all connections, several at the same time, and tells of them in the order they were asked for. When it
-// is interrupted, it tells of those it has an answer for.
-func (t *tool) connect(ctx context.Context, connections []*connection) error {
+func newConnection(target target, request *probev1.ConnectRequest) *connection {
+	return &connection{target: target, request: request, answered: make(chan struct{})}
+}
+
+// askConnections asks for all connections, several at the same time, and returns when all have an answer. It calls
+// answered for each.
+func askConnections(ctx context.Context, s *server, connections []*connection, answered func(*connection)) {
 	const most = 32 // at the same time: no more than a server grants to one caller
+	client := probev1.NewExchangeServiceClient(s.conn)
+	var running sync.WaitGroup
+	var next atomic.Int64
+	for range min(most, len(connections)) {
+		running.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(connections)); i = next.Add(1) - 1 {
+				c := connections[i]
+				c.response, c.err = client.Connect(ctx, c.request, grpc.Header(&c.header))
+				c.err = s.why(c.err)
+				answered(c)
+				close(c.answered)
+			}
+		})
+	}
+	running.Wait()
+}
+
+// connect asks for all connections and tells of them in the order they were asked for. When it is interrupted, it tells of
+// those it has an answer for.
+func (t *tool) connect(ctx context.Context, connections []*connection) error {
 	return t.withServer(ctx, func(ctx context.Context, s *server) error {
 		asking, cancel := context.WithCancel(ctx)
-		client := probev1.NewExchangeServiceClient(s.conn)
+		var answered atomic.Int64
 		var running sync.WaitGroup
-		var next, answered atomic.Int64
-		for range min(most, len(connections)) {
-			running.Go(func() {
-				for i := next.Add(1) - 1; i < int64(len(connections)); i = next.Add(1) - 1 {
-					c := connections[i]
-					c.response, c.err = client.Connect(asking, c.request, grpc.Header(&c.header))
-					c.err = s.why(c.err)
-					if !c.missing() {
-						answered.Add(1)
-					}
-					close(c.answered)
+		running.Go(func() {
+			askConnections(asking, s, connections, func(c *connection) {
+				if !c.missing() {
+					answered.Add(1)
 				}
 			})
-		}
+		})
 		defer running.Wait()
 		defer cancel()
 
@@ -145,6 +164,37 @@ func (t *tool) connect(ctx context.Context, connections []*connection) error {
 // missing tells whether there was no answer because nobody waited for it any more. (No server ends this call so.)
 func (c *connection) missing() bool { return status.Code(c.err) == codes.Canceled }
 
+// verdict is the error that the answer comes to.
+func (c *connection) verdict() error {
+	if c.err == nil && !c.response.GetOutcome().GetOk() {
+		return errNo
+	}
+	return c.err
+}
+
+// members is the answer to a machine, within an object of JSON.
+func (c *connection) members() (string, error) {
+	var answer proto.Message = c.response.GetOutcome()
+	name := "outcome"
+	if c.err != nil {
+		answer, name = errorMessage(c.err), "error"
+	}
+	text, err := marshal(answer)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf(`"target":%s,%q:%s`, jsonText(c.target.text), name, text), nil
+}
+
+// errorMessage is what the service says in place of an answer, as far as it can be shown.
+func errorMessage(err error) proto.Message {
+	failure := status.Convert(err).Proto()
+	if _, err := marshal(failure); err != nil {
+		failure.Details = nil // a newer server has some that are unknown here
+	}
+	return failure
+}
+
 // connectReport tells of connections, one after the other.
 type connectReport struct {
 	tool    *tool
@@ -155,18 +205,14 @@ type connectReport struct {
 }
 
 // add tells where the first answer comes from, what went wrong, and to a machine the answer itself. The error is that of
-// the output. What is wrong with the command line counts more than a server that failed, and that more than a target that
-// cannot be reached.
+// the output.
 func (r *connectReport) add(c *connection) error {
 	t := r.tool
 	if !r.vantage && !c.missing() && status.Code(c.err) != codes.InvalidArgument { // which is an answer of no place
 		t.tellVantage(r.server, c.header, c.err)
 		r.vantage = true
 	}
-	err := c.err
-	if err == nil && !c.response.GetOutcome().GetOk() {
-		err = errNo
-	}
+	err := c.verdict()
 	code, text, advice := explain(err)
 	if text != "" && !c.missing() {
 		t.stderr.line("probectl: %s: %s", c.target, text)
@@ -177,33 +223,15 @@ func (r *connectReport) add(c *connection) error {
 	if advice != "" && !slices.Contains(r.advice, advice) {
 		r.advice = append(r.advice, advice)
 	}
-	if code == exitUsage || code == exitFailed && r.code != exitUsage || r.code == exitYes {
-		r.code = code
-	}
+	r.code = worse(r.code, code)
 	if t.format == formatTable {
 		return nil
 	}
-	if c.err != nil {
-		failure := status.Convert(c.err).Proto()
-		if _, err := marshal(failure); err != nil {
-			failure.Details = nil // a newer server has some that are unknown here
-		}
-		return t.printAbout(c.target.text, "error", failure)
-	}
-	return t.printAbout(c.target.text, "outcome", c.response.GetOutcome())
-}
-
-// printAbout prints one of several answers and which target it is about. Its JSON is one line.
-func (t *tool) printAbout(target, name string, answer proto.Message) error {
-	text, err := marshal(answer)
+	members, err := c.members()
 	if err != nil {
 		return err
 	}
-	quoted, err := json.Marshal(target)
-	if err != nil {
-		return err
-	}
-	return t.printDocument(fmt.Appendf(nil, `{"target":%s,%q:%s}`, visibleJSON(quoted), name, text), false)
+	return t.printDocument([]byte("{"+members+"}"), false)
 }
 
 // connectTable prints a row for each attempt, and below them why a target could not be reached and what TLS told.

@@ -50,6 +50,9 @@ func newConverseCommand(t *tool) *cobra.Command {
   echo 'hello' | probectl converse udp://192.0.2.1:echo`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
+			if t.kube.each {
+				return &usageError{errors.New("converse goes without --each: what is typed would be sent by every pod, and what comes back be mixed; exchange is for that")}
+			}
 			open, err := flags.reach.open(args[0])
 			if err != nil {
 				return &usageError{err}

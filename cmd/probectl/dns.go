@@ -1,13 +1,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 
 	probev1 "probed/gen/probe/v1"
 )
@@ -31,19 +29,10 @@ The exit code is 0 if the answer is NOERROR and has a record in its answer secti
 			if err := dnsArguments(request, args); err != nil {
 				return &usageError{err}
 			}
-			found := false
-			query := func(client probev1.ResolverServiceClient, ctx context.Context, request *probev1.QueryDNSRequest, options ...grpc.CallOption) (*probev1.QueryDNSResponse, error) {
-				answer, err := client.QueryDNS(ctx, request, options...)
-				found = answer.GetRcode() == "NOERROR" && len(answer.GetAnswers()) > 0
-				return answer, err
-			}
-			if err := ask(command.Context(), t, probev1.NewResolverServiceClient, query, request, dnsTable); err != nil {
-				return err
-			}
-			if !found {
-				return errNo
-			}
-			return nil
+			return askWhether(command.Context(), t, probev1.NewResolverServiceClient, probev1.ResolverServiceClient.QueryDNS, request, dnsTable,
+				func(answer *probev1.QueryDNSResponse) bool {
+					return answer.GetRcode() == "NOERROR" && len(answer.GetAnswers()) > 0
+				})
 		},
 	}
 	bindEnum(command, &request.Transport, "transport", "DNS_TRANSPORT_", "how to ask: udp, tcp or tls; unset: by udp, and by tcp if the answer is truncated")

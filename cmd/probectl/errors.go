@@ -106,9 +106,7 @@ func adviceOn(s *status.Status) string {
 
 // advise tells what to do next, if there is anything.
 func (t *tool) advise(advice string) {
-	for line := range strings.Lines(advice) { // each of which is one for the printer
-		t.stderr.line("%s", strings.TrimSuffix(line, "\n"))
-	}
+	t.stderr.lines("", advice)
 }
 
 // isInternal tells whether probed failed and does not say why.

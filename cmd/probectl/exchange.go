@@ -62,6 +62,9 @@ func newExchangeCommand(t *tool) *cobra.Command {
 			if err != nil {
 				return &usageError{err}
 			}
+			if t.kube.each {
+				return t.exchangeEach(command.Context(), request, flags.steps)
+			}
 			return t.exchange(command.Context(), request, flags)
 		},
 	}
@@ -90,6 +93,9 @@ type exchangeFlags struct {
 func (f *exchangeFlags) request(t *tool, target string, given func(flag string) bool) (*probev1.ExchangeRequest, error) {
 	if f.raw && (given("output") || given("json")) {
 		return nil, errors.New("--raw goes without --output and --json: it writes the peer's bytes and nothing else")
+	}
+	if f.raw && t.kube.each {
+		return nil, errors.New("--raw goes without --each: nobody could tell the bytes of one pod from those of another")
 	}
 	open, err := f.reach.open(target)
 	if err != nil {

@@ -20,10 +20,11 @@ type kube struct {
 	probed         string // a Service or a selector, with its namespace or without
 	kubectl        kubectl
 	serviceAccount string
+	each           bool
 }
 
 // kubeFlags are those that make no sense without a cluster.
-var kubeFlags = [...]string{"namespace", "context", "kubeconfig", "service-account"}
+var kubeFlags = [...]string{"namespace", "context", "kubeconfig", "service-account", "each"}
 
 func (k *kube) bind(root *cobra.Command, getenv func(string) string) {
 	flags := root.PersistentFlags()
@@ -35,6 +36,7 @@ func (k *kube) bind(root *cobra.Command, getenv func(string) string) {
 	flags.StringVar(&k.kubectl.context, "context", "", "the `CONTEXT` of kubectl's configuration to use for --kube")
 	flags.StringVar(&k.kubectl.kubeconfig, "kubeconfig", "", "kubectl's configuration, a `FILE`, to use for --kube")
 	flags.StringVar(&k.serviceAccount, "service-account", "", "show the server a token of the service account of this `NAME`, in the namespace of --kube, which kubectl\nmakes for the audience probed")
+	flags.BoolVar(&k.each, "each", false, "ask every pod of --kube at the same time, and show the answers side by side")
 	_ = root.RegisterFlagCompletionFunc("kube", cobra.NoFileCompletions) // these fail only for a flag that does not exist
 	_ = root.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions)
 	_ = root.RegisterFlagCompletionFunc("context", cobra.NoFileCompletions)

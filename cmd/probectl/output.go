@@ -92,6 +92,12 @@ func (t *tool) printEventStatus(err error) {
 	}
 }
 
+// jsonText is text as JSON has it.
+func jsonText(text string) string {
+	quoted, _ := json.Marshal(text) // a string can always be
+	return string(visibleJSON(quoted))
+}
+
 // printDocument prints one JSON text in the format that was asked for.
 func (t *tool) printDocument(text []byte, indent bool) error {
 	var b bytes.Buffer

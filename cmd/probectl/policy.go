@@ -1,13 +1,11 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 
 	probev1 "probed/gen/probe/v1"
 	"probed/service/policy"
@@ -52,16 +50,8 @@ The exit code is 0 if you may connect to at least one of its addresses.`,
   probectl policy explain unix:///run/app.sock -o json | jq '.addresses[].decisions'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
-			var answer *probev1.ExplainPolicyResponse
-			method := func(client probev1.PolicyServiceClient, ctx context.Context, request *probev1.ExplainPolicyRequest, options ...grpc.CallOption) (_ *probev1.ExplainPolicyResponse, err error) {
-				answer, err = client.ExplainPolicy(ctx, request, options...)
-				return answer, err
-			}
-			err := ask(command.Context(), t, probev1.NewPolicyServiceClient, method, &probev1.ExplainPolicyRequest{Target: args[0]}, policyTable)
-			if err == nil && !mayConnect(answer) {
-				return errNo
-			}
-			return err
+			return askWhether(command.Context(), t, probev1.NewPolicyServiceClient, probev1.PolicyServiceClient.ExplainPolicy,
+				&probev1.ExplainPolicyRequest{Target: args[0]}, policyTable, mayConnect)
 		},
 	}
 }

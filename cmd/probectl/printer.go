@@ -43,6 +43,13 @@ func (p *printer) line(format string, values ...any) {
 	p.print([]byte(visible(fmt.Sprintf(format, values...)) + "\n"))
 }
 
+// lines prints each line of text behind an indent.
+func (p *printer) lines(indent, text string) {
+	for line := range strings.Lines(text) {
+		p.line("%s%s", indent, strings.TrimSuffix(line, "\n"))
+	}
+}
+
 // table prints rows under a header, "NAME PORT" for columns of these names. An empty cell is a dash.
 func (p *printer) table(header string, rows [][]string) {
 	var b strings.Builder

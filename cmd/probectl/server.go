@@ -49,8 +49,25 @@ func ask[Client any, Request, Response proto.Message](
 	request Request,
 	table func(*printer, Response),
 ) error {
+	return askWhether(ctx, t, client, method, request, table, func(Response) bool { return true })
+}
+
+// askWhether is ask for a question whose answer may be no, as yes says.
+func askWhether[Client any, Request, Response proto.Message](
+	ctx context.Context, t *tool,
+	client func(grpc.ClientConnInterface) Client,
+	method func(Client, context.Context, Request, ...grpc.CallOption) (Response, error),
+	request Request,
+	table func(*printer, Response),
+	yes func(Response) bool,
+) error {
 	if err := checkText(request); err != nil {
 		return err
+	}
+	if t.kube.each {
+		return answerEach(ctx, t, func(ctx context.Context, s *server) (Response, error) {
+			return method(client(s.conn), ctx, proto.CloneOf(request)) // which method may change
+		}, wantsTrace(request), table, yes)
 	}
 	return t.withServer(ctx, func(ctx context.Context, s *server) error {
 		var header metadata.MD
@@ -60,12 +77,22 @@ func ask[Client any, Request, Response proto.Message](
 			t.printStatus(err)
 			return err
 		}
-		if t.format == formatTable {
+		if t.format != formatTable {
+			err = t.printMessage(response)
+		} else {
 			table(t.stdout, response)
-			return nil
 		}
-		return t.printMessage(response)
+		if err == nil && !yes(response) {
+			err = errNo
+		}
+		return err
 	})
+}
+
+// wantsTrace tells whether a question asks for the steps of its answer.
+func wantsTrace(request proto.Message) bool {
+	traced, ok := request.(interface{ GetTrace() bool })
+	return ok && traced.GetTrace()
 }
 
 // checkText finds arguments that cannot travel: text of the contract is UTF-8, and what is typed need not be.
