@@ -24,7 +24,7 @@ PROTO_IMPORTS := .build/proto
 # keeps every method there is.
 BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: help demo build test test-system lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image clean FORCE
+.PHONY: help demo build test test-system e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -64,6 +64,9 @@ check-generate: $(TOOLS)/buf $(PLUGINS) ## is what is committed what generate gi
 
 check-breaking: $(TOOLS)/buf ## does the contract keep what it promised? (AGAINST=REF; the last tag, else the commit before)
 	tools/check-breaking $(AGAINST)
+
+e2e: ## deploy to the cluster that KUBECONFIG names, and test it there (E2E_LOAD, E2E_FAULT: see tools/e2e)
+	tools/e2e
 
 soak: ## every promise of docs/endurance.md at its number; prints the table (about 40 minutes)
 	tools/soak

@@ -83,7 +83,7 @@ func TestRollout(t *testing.T) {
 				}
 			}
 			t.Logf("%6d requests in all, in %.1f s", all, lasted.Seconds())
-			if all < 2000 {
+			if all < 3000 {
 				t.Errorf("%d requests are too few to tell", all)
 			}
 			return ctx
@@ -102,7 +102,7 @@ type load struct {
 type client struct {
 	name  string
 	many  int        // of them at the same time
-	pause rate.Limit // requests a second of each
+	pace  rate.Limit // requests a second of each
 	begin func() session
 
 	mu          sync.Mutex
@@ -137,10 +137,10 @@ func newLoad(ctx context.Context, t *testing.T, p *place) *load {
 		return func() session { return &restSession{through: through, pem: pem, token: token, keep: keep} }
 	}
 	return &load{stop: make(chan struct{}), clients: []*client{
-		{name: "REST, a connection each", many: 4, pause: 5, begin: rest(false)},
-		{name: "REST, a connection kept", many: 8, pause: 6, begin: rest(true)},
-		{name: "gRPC, a connection kept", many: 4, pause: 10, begin: func() session { return newGRPCSession(through, roots, token) }},
-		{name: "connect checks of the gRPC port", many: 2, pause: 5, begin: func() session { return connectSession{through, pem} }},
+		{name: "REST, a connection each", many: 4, pace: 8, begin: rest(false)},
+		{name: "REST, a connection kept", many: 8, pace: 12, begin: rest(true)},
+		{name: "gRPC, a connection kept", many: 4, pace: 20, begin: func() session { return newGRPCSession(through, roots, token) }},
+		{name: "connect checks of the gRPC port", many: 2, pace: 8, begin: func() session { return connectSession{through, pem} }},
 	}}
 }
 
@@ -151,7 +151,7 @@ func (l *load) begin(ctx context.Context) {
 			l.running.Go(func() {
 				s := c.begin()
 				defer s.end()
-				for pace := rate.NewLimiter(c.pause, 1); pace.Wait(ctx) == nil; {
+				for pace := rate.NewLimiter(c.pace, 1); pace.Wait(ctx) == nil; {
 					select {
 					case <-l.stop:
 						return
