@@ -24,7 +24,7 @@ PROTO_IMPORTS := .build/proto
 # keeps every method there is.
 BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: help demo build test test-system e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image clean FORCE
+.PHONY: help demo build test test-system check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -52,6 +52,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(PROTO_IMPORTS) ## golangci-lint, buf
 		[ -z "$$unformatted" ] || { printf >&2 'gofmt -w these:\n%s\n' "$$unformatted"; exit 1; }
 	$(TOOLS)/golangci-lint run
 	cd tools && $(TOOLS)/golangci-lint run --config ../.golangci.yml
+	cd deploy && $(TOOLS)/golangci-lint run --config ../.golangci.yml --build-tags e2e,fault
 	$(TOOLS)/buf lint api/proto
 	$(TOOLS)/buf format --diff --exit-code api/proto
 
@@ -64,6 +65,9 @@ check-generate: $(TOOLS)/buf $(PLUGINS) ## is what is committed what generate gi
 
 check-breaking: $(TOOLS)/buf ## does the contract keep what it promised? (AGAINST=REF; the last tag, else the commit before)
 	tools/check-breaking $(AGAINST)
+
+check-manifests: ## is deploy/k8s what it promises? needs no cluster
+	go -C deploy test ./manifests
 
 e2e: ## deploy to the cluster that KUBECONFIG names, and test it there (E2E_LOAD, E2E_FAULT: see tools/e2e)
 	tools/e2e
