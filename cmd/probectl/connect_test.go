@@ -25,7 +25,7 @@ func TestConnectIsInterrupted(t *testing.T) {
 	defer cancel()
 	stdout := &watchedWriter{awaited: "\n", seen: cancel}
 	var stderr bytes.Buffer
-	code := run(ctx, []string{"connect", echo, never, echo, "--json"}, nil, stdout, &stderr, noEnvironment)
+	code := run(ctx, "probectl", []string{"connect", echo, never, echo, "--json"}, nil, stdout, &stderr, noEnvironment)
 	if code != exitInterrupted {
 		t.Errorf("exit code %d, want %d", code, exitInterrupted)
 	}

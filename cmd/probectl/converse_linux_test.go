@@ -95,7 +95,7 @@ func TestConverseIsInterrupted(t *testing.T) {
 		input.idle = time.AfterFunc(time.Hour, cancel)
 		defer input.idle.Stop()
 		var errs bytes.Buffer
-		code := run(ctx, append(flags, "converse", nettest.TCP(t, nettest.NeverRead).String()), input, io.Discard, &errs, noEnvironment)
+		code := run(ctx, "probectl", append(flags, "converse", nettest.TCP(t, nettest.NeverRead).String()), input, io.Discard, &errs, noEnvironment)
 		if code != exitInterrupted {
 			t.Errorf("%s: %d, %s", where, code, errs.String())
 		}

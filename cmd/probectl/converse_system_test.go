@@ -136,7 +136,7 @@ func TestServerThatVanishes(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	go fmt.Fprint(typed, "hello\n")
-	code := run(ctx, []string{"--server", proxy, "converse", nettest.TCP(t, nettest.Echo).String()}, stdin, stdout, &stderr, noEnvironment)
+	code := run(ctx, "probectl", []string{"--server", proxy, "converse", nettest.TCP(t, nettest.Echo).String()}, stdin, stdout, &stderr, noEnvironment)
 	if code != exitFailed || !strings.Contains(stderr.String(), "probectl: the connection to the server broke: ") {
 		t.Errorf("%d, %s", code, stderr.String())
 	}

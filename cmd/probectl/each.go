@@ -133,8 +133,7 @@ func (t *tool) findAll(ctx context.Context) (*found, error) {
 // askPod calls ask with the probed in a pod. The error is why it has no answer.
 func (t *tool) askPod(ctx context.Context, f *found, p pod, ask func(*server) error) error {
 	if p.notReady != "" {
-		return &exitError{exitFailed, "it is not ready: " + p.notReady,
-			fmt.Sprintf("What happened there is told by: kubectl describe pod -n %s %s", p.namespace, p.name)}
+		return &exitError{exitFailed, "it is not ready: " + p.notReady, p.tellMore()}
 	}
 	opening, cancel := context.WithTimeout(ctx, t.connectTimeout)
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -66,7 +67,7 @@ func tellAnswers[Response proto.Message](t *tool, all []*asked[said[Response]], 
 	p := t.stdout
 	groups := grouped(all, said[Response].essence)
 	if len(groups) > 1 {
-		p.line("DIFFERENT answers, %d of them from %s", len(groups), count(slices.Concat(membersOf(groups)...)))
+		p.line("%d DIFFERENT answers from %s", len(groups), count(slices.Concat(membersOf(groups)...)))
 	}
 	for _, g := range groups {
 		switch {
@@ -84,7 +85,7 @@ func tellAnswers[Response proto.Message](t *tool, all []*asked[said[Response]], 
 		} else {
 			_, text, advice := explain(first.err)
 			p.line("failed: %s", text)
-			p.lines("", advice)
+			p.lines("", strings.Join(wrap(advice, 85), "\n"))
 			if traced {
 				t.failedTrace(first.err)
 			}

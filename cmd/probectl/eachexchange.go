@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -108,25 +109,36 @@ func (t *tool) printExchange(a *asked[*exchanged], target string) error {
 	return t.printFrom(a.pod, fmt.Sprintf(`%s,"outcome":%s,"events":[%s],"bytesLeftOut":"%d"`, members, outcome, strings.Join(events, ","), e.left))
 }
 
+// row is the exchange in numbers, those first that tell of the way: what was not acknowledged did not arrive.
+func (e *exchanged) row() []string {
+	if e.err != nil {
+		return []string{"", code.Code(status.Code(e.err)).String(), "", "", "", "", ""}
+	}
+	o, result, acknowledged, retransmits := e.outcome, "ok", "", ""
+	if !o.GetOk() {
+		result = short("REASON_", o.GetReason())
+	}
+	if o.BytesAcknowledged != nil {
+		acknowledged = strconv.FormatUint(o.GetBytesAcknowledged(), 10)
+	}
+	if o.GetTcpInfo() != nil {
+		retransmits = strconv.FormatUint(uint64(o.GetTcpInfo().GetRetransmits()), 10)
+	}
+	return []string{
+		o.GetRemote(), result, strconv.FormatUint(o.GetBytesSent(), 10), acknowledged,
+		strconv.FormatUint(o.GetBytesReceived(), 10), retransmits, span(o.GetTimings().GetTotal()),
+	}
+}
+
 // tellExchanges prints a row for each pod, and below them each different story once.
 func tellExchanges(p *printer, all []*asked[*exchanged], steps []string) {
 	var rows [][]string
 	for _, a := range all {
-		if a.err != nil {
-			continue
+		if a.err == nil {
+			rows = append(rows, append([]string{a.name, a.node}, a.answer.row()...))
 		}
-		o, result := a.answer.outcome, "ok"
-		switch {
-		case a.answer.err != nil:
-			result = code.Code(status.Code(a.answer.err)).String()
-		case !o.GetOk():
-			result = short("REASON_", o.GetReason())
-		}
-		rows = append(rows, []string{
-			a.name, a.node, o.GetRemote(), result, fmt.Sprint(o.GetBytesSent()), fmt.Sprint(o.GetBytesReceived()), span(o.GetTimings().GetTotal()),
-		})
 	}
-	p.table("POD NODE ADDRESS RESULT SENT RECEIVED TIME", append(rows, rowsNotAsked(all, 7, 3)...))
+	p.table("POD NODE ADDRESS RESULT SENT ACKNOWLEDGED RECEIVED RETRANSMITS TIME", append(rows, rowsNotAsked(all, 9, 3)...))
 	for _, g := range grouped(all, (*exchanged).essence) {
 		p.line("")
 		p.line("from %s", alike(g.members, len(all)))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,11 +27,16 @@ type kube struct {
 // kubeFlags are those that make no sense without a cluster.
 var kubeFlags = [...]string{"namespace", "context", "kubeconfig", "service-account", "each"}
 
-func (k *kube) bind(root *cobra.Command, getenv func(string) string) {
+func (k *kube) bind(root *cobra.Command, getenv func(string) string, plugin bool) {
 	flags := root.PersistentFlags()
 	k.flags = flags
-	flags.StringVar(&k.probed, "kube", getenv("PROBECTL_KUBE"),
-		"the probed to ask, in Kubernetes: a pod of a Service, `[NAMESPACE/]SERVICE`, or one with these labels,\n[NAMESPACE/]KEY=VALUE[,KEY=VALUE], through kubectl port-forward (default: $PROBECTL_KUBE)")
+	probed, otherwise := getenv("PROBECTL_KUBE"), "$PROBECTL_KUBE"
+	if plugin {
+		probed = cmp.Or(probed, pluginKube)
+		otherwise += ", else " + pluginKube
+	}
+	flags.StringVar(&k.probed, "kube", probed,
+		"the probed to ask, in Kubernetes: a pod of a Service, `[NAMESPACE/]SERVICE`, or one with these labels,\n[NAMESPACE/]KEY=VALUE[,KEY=VALUE], through kubectl port-forward (default: "+otherwise+")")
 	flags.Lookup("kube").DefValue = "" // what the environment says is not for help texts
 	flags.StringVarP(&k.kubectl.namespace, "namespace", "n", "", "the `NAMESPACE` of --kube (else that of kubectl's context)")
 	flags.StringVar(&k.kubectl.context, "context", "", "the `CONTEXT` of kubectl's configuration to use for --kube")
@@ -150,28 +156,59 @@ func (k kubectl) token(ctx context.Context, serviceAccount string) (string, erro
 	return checkToken("what kubectl create token wrote", string(text))
 }
 
+// nameLabel is the label that most give their pods, with the name of their Service for its value.
+const nameLabel = "app.kubernetes.io/name"
+
+// findPods finds the pods that are meant. Those of a Service stand in its selector, so that one kubectl would have to wait
+// for another; but what the selector says can be guessed, and a guess that holds has saved a round trip.
 func (f *found) findPods(ctx context.Context) error {
-	selector := f.selection.selector
-	if f.selection.service != "" {
-		text, err := f.kubectl.run(ctx, "get", "service", "--output=json", f.selection.service)
-		if err != nil {
-			return err
-		}
-		service, err := readService(text)
-		if err != nil {
-			return err
-		}
-		f.namespace = service.Metadata.Namespace
-		if selector = selectorText(service.Spec.Selector); selector == "" {
-			return &exitError{exitFailed, fmt.Sprintf("the Service %s/%s has no selector, so no pods are its own", f.namespace, f.selection.service),
-				"Name the pods by a label: --kube " + f.namespace + "/KEY=VALUE"}
-		}
+	if f.selection.service == "" {
+		return f.listPods(ctx, f.selection.selector)
 	}
+	guessing, cancel := context.WithCancel(ctx)
+	var guess []byte
+	var guessErr error
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		guess, guessErr = f.kubectl.run(guessing, "get", "pods", "--output=json", "--selector="+nameLabel+"="+f.selection.service)
+	})
+	defer asking.Wait()
+	defer cancel()
+	text, err := f.kubectl.run(ctx, "get", "service", "--output=json", f.selection.service)
+	if err != nil {
+		return err
+	}
+	service, err := readService(text)
+	if err != nil {
+		return err
+	}
+	f.namespace = service.Metadata.Namespace
+	selector := selectorText(service.Spec.Selector)
+	if selector == "" {
+		return &exitError{exitFailed, fmt.Sprintf("the Service %s/%s has no selector, so no pods are its own", f.namespace, f.selection.service),
+			"Name the pods by a label: --kube " + f.namespace + "/KEY=VALUE"}
+	}
+	if service.Spec.Selector[nameLabel] != f.selection.service {
+		cancel()
+		return f.listPods(ctx, selector)
+	}
+	if asking.Wait(); guessErr != nil {
+		return guessErr
+	}
+	return f.takePods(guess, service.Spec.Selector, selector)
+}
+
+func (f *found) listPods(ctx context.Context, selector string) error {
 	text, err := f.kubectl.run(ctx, "get", "pods", "--output=json", "--selector="+selector)
 	if err != nil {
 		return err
 	}
-	if f.pods, err = readPods(text, nil); err != nil {
+	return f.takePods(text, nil, selector)
+}
+
+// takePods reads the pods that kubectl wrote, those that have the labels. The selector is what they were chosen by.
+func (f *found) takePods(text []byte, labels map[string]string, selector string) (err error) {
+	if f.pods, err = readPods(text, labels); err != nil {
 		return err
 	}
 	if len(f.pods) == 0 {
@@ -211,8 +248,7 @@ func (f *found) pick() (pod, error) {
 	if more := len(f.pods) - len(why); more > 0 {
 		why = append(why, fmt.Sprintf("and %d more", more))
 	}
-	return pod{}, &exitError{exitFailed, fmt.Sprintf("no pod of %s in %s is ready: %s", f.selection, f.namespace, strings.Join(why, "; ")),
-		fmt.Sprintf("What happened there is told by: kubectl describe pod -n %s %s", f.namespace, f.pods[0].name)}
+	return pod{}, &exitError{exitFailed, fmt.Sprintf("no pod of %s in %s is ready: %s", f.selection, f.namespace, strings.Join(why, "; ")), f.pods[0].tellMore()}
 }
 
 // certificateName is whom the certificate of a probed must be for, unless --server-name says it.

@@ -18,5 +18,5 @@ func main() {
 	// Package grpc would write what it thinks of a connection to stderr, past the printer. What matters of it is in the
 	// errors that calls return.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
-	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
+	os.Exit(run(context.Background(), os.Args[0], os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
 }

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 // probectl is main, and fails if run leaves a goroutine behind. If a variable names a file, what the kernel knows of the
 // process goes there at its end.
 func probectl() {
-	code := run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+	code := run(context.Background(), os.Args[0], os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
 	if file := os.Getenv("STATUS_FILE"); file != "" {
 		status, err := os.ReadFile("/proc/self/status")
 		if err == nil {

@@ -24,6 +24,11 @@ func (p pod) String() string {
 	return p.name + " on " + p.node
 }
 
+// tellMore is what tells more of a pod that is not ready.
+func (p pod) tellMore() string {
+	return fmt.Sprintf("More is told by: kubectl describe pod -n %s %s", p.namespace, p.name)
+}
+
 // podJSON is of a Pod what is used of it.
 type podJSON struct {
 	Metadata struct {
@@ -151,7 +156,7 @@ func (p *podJSON) notReady() string {
 	}
 	switch {
 	case containersReady && p.Spec.NodeName != "":
-		return "its containers were ready, but nothing is heard of its node " + p.Spec.NodeName
+		return "its containers are, as far as is known, so perhaps nothing is heard from " + p.Spec.NodeName
 	case ready.Message != "":
 		return ready.Message
 	}

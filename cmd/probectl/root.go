@@ -16,6 +16,8 @@ type tool struct {
 	stdin          io.Reader
 	stdout, stderr *printer
 
+	plugin string // as which kubectl runs this; empty: it does not
+
 	server         string // of these two one at most
 	kube           kube
 	guarded        *guarded
@@ -27,9 +29,14 @@ type tool struct {
 	requestID string // of the last answer
 }
 
-// run carries out one command line and returns the exit code. It returns when all its goroutines have ended.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
+// run carries out one command line, of a program and its arguments, and returns the exit code. It returns when all its
+// goroutines have ended.
+func run(ctx context.Context, program string, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
 	t := &tool{stdin: stdin, stdout: newPrinter(stdout), stderr: newPrinter(stderr)}
+	var completes bool
+	if t.plugin, completes = pluginName(program); completes {
+		args = append([]string{cobra.ShellCompRequestCmd}, args...)
+	}
 	root := newRootCommand(t, getenv)
 	root.SetArgs(args)
 	command, err := root.ExecuteContextC(ctx)
@@ -120,10 +127,14 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	root.SuggestionsMinimumDistance = 2
 
 	flags := root.PersistentFlags()
-	flags.StringVarP(&t.server, "server", "s", getenv("PROBECTL_SERVER"),
-		"the probed to ask, `HOST[:PORT]` of its gRPC listener (port 50051 unless given);\nempty: answer from this machine (default: $PROBECTL_SERVER)")
+	server, otherwise := getenv("PROBECTL_SERVER"), " (default: $PROBECTL_SERVER)"
+	if t.plugin != "" {
+		server, otherwise = "", "" // who says kubectl means the cluster
+	}
+	flags.StringVarP(&t.server, "server", "s", server,
+		"the probed to ask, `HOST[:PORT]` of its gRPC listener (port 50051 unless given);\nempty: answer from this machine"+otherwise)
 	flags.Lookup("server").DefValue = "" // what the environment says is not for help texts
-	t.kube.bind(root, getenv)
+	t.kube.bind(root, getenv, t.plugin != "")
 	t.guarded = bindGuarded(root, getenv)
 	flags.DurationVar(&t.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the connection to the server;\nwith --kube, where it takes several steps, 10s unless given")
 	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell the id of the request, and log to stderr what runs inside probectl")
@@ -156,6 +167,9 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	root.AddCommand(newVersionCommand(t))
 	addCompletionCommand(root)
 	blameArguments(root)
+	if t.plugin != "" {
+		nameAsPlugin(root, t.plugin)
+	}
 	return root
 }
 

@@ -24,7 +24,7 @@ func noEnvironment(string) string { return "" }
 // runHere is run for a test that needs no process of its own.
 func runHere(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
-	code = run(ctx, args, strings.NewReader(""), &out, &errs, noEnvironment)
+	code = run(ctx, "probectl", args, strings.NewReader(""), &out, &errs, noEnvironment)
 	return code, out.String(), errs.String()
 }
 
@@ -66,7 +66,7 @@ func TestInterrupted(t *testing.T) {
 			defer cancel()
 			stdout := &watchedWriter{awaited: test.awaited, seen: cancel}
 			var stderr bytes.Buffer
-			code := run(ctx, test.args, nil, stdout, &stderr, noEnvironment)
+			code := run(ctx, "probectl", test.args, nil, stdout, &stderr, noEnvironment)
 			if code != exitInterrupted {
 				t.Errorf("exit code %d, want %d", code, exitInterrupted)
 			}
@@ -141,7 +141,7 @@ func TestOutputThatFails(t *testing.T) {
 		{"converse", flood, "--json"},
 	} {
 		var stderr bytes.Buffer
-		code := run(t.Context(), args, strings.NewReader(""), full, &stderr, noEnvironment)
+		code := run(t.Context(), "probectl", args, strings.NewReader(""), full, &stderr, noEnvironment)
 		if code != exitFailed || !strings.HasSuffix(stderr.String(), "no space left on device\n") ||
 			!strings.Contains(stderr.String(), "probectl: cannot write the answer: ") {
 			t.Errorf("%v: %d, %s", args, code, stderr.String())
@@ -162,7 +162,7 @@ func TestOutputThatNobodyReads(t *testing.T) {
 		}
 		reader.Close()
 		var stderr bytes.Buffer
-		code := run(t.Context(), args, strings.NewReader(""), writer, &stderr, noEnvironment)
+		code := run(t.Context(), "probectl", args, strings.NewReader(""), writer, &stderr, noEnvironment)
 		writer.Close()
 		if code != exitFailed || strings.Contains(stderr.String(), "probectl:") {
 			t.Errorf("%v: %d, %s", args, code, stderr.String())

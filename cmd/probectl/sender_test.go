@@ -152,7 +152,7 @@ func TestSender(t *testing.T) {
 				var err error
 				var running sync.WaitGroup
 				running.Go(func() {
-					err = s.run(ctx, func() {
+					err = s.run(ctx, "probectl", func() {
 						cancelled = time.Since(stream.begin)
 						if stream.stuck != nil {
 							close(stream.stuck)

@@ -49,7 +49,7 @@ func TestTerminalIsSafe(t *testing.T) {
 					args = append(args, "-o", format)
 				}
 				p := openTerminal(t)
-				run(t.Context(), args, strings.NewReader(""), p.end, p.end, noEnvironment)
+				run(t.Context(), "probectl", args, strings.NewReader(""), p.end, p.end, noEnvironment)
 				text := p.closed(t)
 				if r, bad := uncontrolled(text, "\n\t"); bad {
 					t.Errorf("%v of %q: %U got to the terminal:\n%q", fail, args, r, text)
@@ -175,9 +175,9 @@ func TestJSONOnATerminal(t *testing.T) {
 		{"--server", server, "exchange", "x", "-o", "json"},
 	} {
 		p := openTerminal(t)
-		run(t.Context(), args, nil, p.end, io.Discard, noEnvironment)
+		run(t.Context(), "probectl", args, nil, p.end, io.Discard, noEnvironment)
 		var pipe bytes.Buffer
-		run(t.Context(), args, nil, &pipe, io.Discard, noEnvironment)
+		run(t.Context(), "probectl", args, nil, &pipe, io.Discard, noEnvironment)
 		if text := p.closed(t); text != pipe.String() || !strings.Contains(text, `\u202eevil`) {
 			t.Errorf("%q:\n%s\nand in a pipe\n%s", args, text, pipe.String())
 		}
@@ -189,7 +189,7 @@ func TestRawOnATerminal(t *testing.T) {
 	t.Parallel()
 	peer := nettest.TCP(t, nettest.Reply([]byte("one\r\n\t\xe2\x82\xac\x1b[2J"))).String()
 	p := openTerminal(t)
-	code := run(t.Context(), []string{"exchange", peer, "--raw", "--buffer-size", "1"}, nil, p.end, p.end, noEnvironment)
+	code := run(t.Context(), "probectl", []string{"exchange", peer, "--raw", "--buffer-size", "1"}, nil, p.end, p.end, noEnvironment)
 	if text, want := p.closed(t), "one\n\t€\\x1b[2J"; code != 0 || text != want {
 		t.Errorf("%d, %q, want %q", code, text, want)
 	}
@@ -201,7 +201,7 @@ func TestProgressOnATerminal(t *testing.T) {
 	peer := nettest.TCP(t, nettest.Drip([]byte("slow"), 1, 450*time.Millisecond)).String()
 	p := openTerminal(t)
 	var stdout bytes.Buffer
-	code := run(t.Context(), []string{"exchange", peer, "--raw"}, nil, &stdout, p.end, noEnvironment)
+	code := run(t.Context(), "probectl", []string{"exchange", peer, "--raw"}, nil, &stdout, p.end, noEnvironment)
 	text := p.closed(t)
 	if code != 0 || stdout.String() != "slow" {
 		t.Errorf("%d, %q", code, stdout.String())
