@@ -152,7 +152,7 @@ func TestSender(t *testing.T) {
 				var err error
 				var running sync.WaitGroup
 				running.Go(func() {
-					err = s.run(ctx, "probectl", func() {
+					err = s.run(ctx, func() {
 						cancelled = time.Since(stream.begin)
 						if stream.stuck != nil {
 							close(stream.stuck)
