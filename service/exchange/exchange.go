@@ -149,6 +149,7 @@ func (x *Exchanger) session(ctx context.Context, request Request, sends bool, em
 		}
 	}()
 	if fault := s.run(talk); fault != nil {
+		s.unheard(fault)
 		s.outcome.fail(fault, request.Target)
 	}
 	crashed = false
@@ -360,6 +361,15 @@ func (s *session) close() {
 		s.outcome.BytesUnread += uint64(len(piece.data))
 	}
 	_ = s.conn.Close()
+}
+
+// unheard is for who has waited in vain: whether what was sent has arrived decides who is to blame, and by the reason alone
+// it would be the server.
+func (s *session) unheard(f *failure) {
+	tcp := s.outcome.TCPInfo
+	if (f.reason == ReceiveTimeout || f.reason == SendTimeout) && tcp != nil && tcp.Retransmits > 0 && tcp.Unacknowledged > 0 && f.hint == "" {
+		f.layer, f.hint = LayerTransport, hintUnheard
+	}
 }
 
 // route is the way to an address that the exchange takes; nil when it is not to be known.

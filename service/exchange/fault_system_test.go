@@ -231,6 +231,9 @@ func TestCutInTheMiddle(t *testing.T) {
 			}.run(t)
 			r.wants(t, PhaseReceive, ReceiveTimeout, EndedByDeadline)
 			r.got(t, []byte("hello"))
+			if r.Layer != LayerTransport || r.Hint != hintUnheard {
+				t.Errorf("layer %d, hint %q", r.Layer, r.Hint)
+			}
 			if r.BytesSent != 18 || *r.BytesAcknowledged != 5 || r.TCPInfo.Unacknowledged == 0 || r.TCPInfo.Retransmits == 0 {
 				t.Errorf("sent %d, acknowledged %d, %+v", r.BytesSent, *r.BytesAcknowledged, r.TCPInfo)
 			}

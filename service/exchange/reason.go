@@ -89,6 +89,7 @@ const (
 	hintNoALPN            = "The peer speaks none of the application protocols offered by ALPN: offer others, or none."
 	hintHandshakeSlow     = "The peer has begun to answer the handshake and does not go on: it is overloaded, or its longer packets do not get through (a path MTU that is smaller than it looks)."
 	hintUnacknowledged    = "The connection is open on this side alone: packets are dropped on the way, by a network policy or a firewall that has forgotten it, or the host has gone."
+	hintUnheard           = "The connection is open, and what was sent is not acknowledged, however often it is sent again. If short messages arrive, the path MTU is smaller than it looks: a tunnel, and a firewall that drops the ICMP about it. Else packets are lost or dropped on the way, or the host has gone."
 	hintHelloLost         = "The connection is open, and the TLS hello was not even acknowledged: packets of its size may not get through (a path MTU that is smaller than it looks), or the host has gone."
 	hintPlainLeft         = "What comes in plain text before TLS must be expected whole: a line with its end, and the last line of an answer of several."
 	hintOldVersion        = "The peer knows no newer version of TLS: it needs an update, or, where that cannot be, lower the least version to accept."
