@@ -8,11 +8,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"testing"
 
@@ -45,9 +47,10 @@ type caller interface {
 	With(token string) caller
 }
 
-// callers are the two ways to ask a pod's probed through port-forward. With roots, it speaks TLS.
-func (p *place) callers(ctx context.Context, t testing.TB, pod *corev1.Pod, token string, roots *x509.CertPool) []caller {
+// callers are the two ways to ask a pod's probed through port-forward.
+func (p *place) callers(ctx context.Context, t testing.TB, pod *corev1.Pod, token string) []caller {
 	t.Helper()
+	roots, _ := p.authority(t)
 	addresses := p.stage.forward(ctx, t, p.namespace, pod.Name, grpcPort, httpPort)
 	witness := probetest.NewWitness(t)
 	plain, transport := insecure.NewCredentials(), &http.Transport{}
@@ -110,7 +113,7 @@ func (c *grpcCaller) Exchange(ctx context.Context, request *probev1.ExchangeRequ
 func gather(next func() (*probev1.ExchangeResponse, error)) (data []byte, outcome *probev1.Outcome, err error) {
 	for {
 		event, err := next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return data, outcome, nil
 		}
 		if err != nil {
@@ -239,21 +242,24 @@ func detail[T proto.Message](err error) (none T) {
 	return none
 }
 
-// roots is the authority of the place's certificate, as its callers get it.
-func (p *place) roots(ctx context.Context, t testing.TB) (*x509.CertPool, string) {
+// authority is that of the place's certificate, as its callers get it, in PEM too; nil: the place speaks no TLS.
+func (p *place) authority(t testing.TB) (*x509.CertPool, string) {
 	t.Helper()
-	var secret corev1.Secret
-	if err := p.resources.Get(ctx, "probed-tls", p.namespace, &secret); err != nil {
+	if !slices.Contains(p.components, "tls") {
+		return nil, ""
+	}
+	text, err := os.ReadFile(p.authorityFile())
+	if err != nil {
 		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(secret.Data["ca.crt"]) {
+	if !pool.AppendCertsFromPEM(text) {
 		t.Fatal("the Secret probed-tls has no authority in ca.crt")
 	}
-	return pool, string(secret.Data["ca.crt"])
+	return pool, string(text)
 }
 
-// addressOf is a pod's address and a port, for a target.
+// addressesOf are those of a pod, of each family that it has.
 func addressesOf(pod *corev1.Pod) (addresses []string) {
 	for _, ip := range pod.Status.PodIPs {
 		addresses = append(addresses, ip.IP)

@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 )
 
@@ -54,11 +55,8 @@ type authority struct {
 }
 
 // issueCertificates does cert-manager's work: each Certificate of the place becomes the Secret that it names, with what it
-// asks for and nothing else. Where cert-manager is, it does that.
+// asks for and nothing else.
 func issueCertificates(ctx context.Context, p *place) error {
-	if !p.stage.kinds {
-		return nil
-	}
 	var list unstructured.UnstructuredList
 	list.SetAPIVersion("cert-manager.io/v1")
 	list.SetKind("CertificateList")
@@ -77,7 +75,7 @@ func issueCertificates(ctx context.Context, p *place) error {
 			}
 			done, err := p.issue(ctx, spec)
 			if err != nil {
-				return fmt.Errorf("Certificate %s: %w", item.GetName(), err) //nolint:staticcheck // the name of a kind
+				return fmt.Errorf("Certificate %s: %w", item.GetName(), err)
 			}
 			if !done {
 				left = append(left, item)
@@ -129,8 +127,8 @@ func (p *place) issue(ctx context.Context, spec certificate) (bool, error) {
 	var ca []byte // of a certificate that signs itself: itself
 	if by.CA != nil {
 		var secret corev1.Secret
-		if p.resources.Get(ctx, by.CA.SecretName, p.namespace, &secret) != nil {
-			return false, nil
+		if err := p.resources.Get(ctx, by.CA.SecretName, p.namespace, &secret); err != nil {
+			return false, client.IgnoreNotFound(err)
 		}
 		ca = secret.Data[corev1.TLSCertKey]
 		if parent, signer, err = parse(ca, secret.Data[corev1.TLSPrivateKeyKey]); err != nil {

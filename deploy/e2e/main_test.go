@@ -116,6 +116,12 @@ func check(ctx context.Context, c *envconf.Config) (context.Context, error) {
 
 // set has everything deployed, all at the same time. Each test waits for what it needs.
 func (s *stage) set(ctx context.Context, _ *envconf.Config) (context.Context, error) {
+	if err := os.Mkdir(s.plugins(), 0o700); err != nil {
+		return ctx, err
+	}
+	if err := os.Symlink(s.probectl, filepath.Join(s.plugins(), "kubectl-probectl")); err != nil {
+		return ctx, err
+	}
 	if err := s.setKinds(ctx); err != nil {
 		return ctx, err
 	}

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"crypto/x509"
 	"net/netip"
 	"os"
 	"slices"
@@ -142,7 +141,7 @@ func minted(ctx context.Context, t *testing.T, p *place) string {
 // ask are callers with a token of the cluster for one pod of a place that takes these.
 func (p *place) ask(ctx context.Context, t *testing.T, pod *corev1.Pod) []caller {
 	t.Helper()
-	return p.callers(ctx, t, pod, p.good(ctx, t), p.trusts(ctx, t))
+	return p.callers(ctx, t, pod, p.good(ctx, t))
 }
 
 // good is a token that the place takes.
@@ -152,16 +151,6 @@ func (p *place) good(ctx context.Context, t *testing.T) string {
 		return strings.TrimSpace(string(token))
 	}
 	return minted(ctx, t, p)
-}
-
-// trusts is whom callers of a place trust; nil: it speaks no TLS.
-func (p *place) trusts(ctx context.Context, t *testing.T) *x509.CertPool {
-	t.Helper()
-	if !slices.Contains(p.components, "tls") {
-		return nil
-	}
-	roots, _ := p.roots(ctx, t)
-	return roots
 }
 
 // asksWhoCalls is that only who shows a token made for probed is answered.
@@ -182,7 +171,7 @@ func asksWhoCalls(name string, token func(context.Context, *testing.T, *place) s
 				t.Fatal(err)
 			}
 		}
-		for _, c := range p.callers(ctx, t, &pods[0], good, p.trusts(ctx, t)) {
+		for _, c := range p.callers(ctx, t, &pods[0], good) {
 			if _, err := c.Vantage(ctx); err != nil {
 				t.Errorf("%s: with a token: %v", c, err)
 			}

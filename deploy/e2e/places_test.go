@@ -30,7 +30,7 @@ func places() []*place {
 		{name: "namespace", base: "overlays/namespace", workloads: []k8s.Object{deployment}},
 		{
 			name: "shared", base: "base", components: []string{"tls", "oidc", "podmonitor", "icmp"}, more: []string{"asker"},
-			follow: issueCertificates, workloads: []k8s.Object{deployment, &corev1.Pod{ObjectMeta: named("asker")}},
+			follow: certify, workloads: []k8s.Object{deployment, &corev1.Pod{ObjectMeta: named("asker")}},
 		},
 		{name: "mesh", base: "overlays/mesh", components: []string{"oidc"}, workloads: []k8s.Object{daemonSet}},
 		{name: "host-network", base: "overlays/host-network", components: []string{"oidc"}, privileged: true, workloads: []k8s.Object{daemonSet}},
@@ -68,6 +68,20 @@ func giveTokens(ctx context.Context, p *place) error {
 	}
 	_, err = p.stage.kubectl(ctx, manifest, "apply", "--namespace", p.namespace, "-f", "-")
 	return err
+}
+
+// certify waits for the place's certificate, which is the tests' to issue where cert-manager is not, and keeps its authority.
+func certify(ctx context.Context, p *place) error {
+	if p.stage.kinds {
+		if err := issueCertificates(ctx, p); err != nil {
+			return err
+		}
+	}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "probed-tls"}}
+	if err := p.await(ctx, secret, func(k8s.Object) bool { return len(secret.Data["ca.crt"]) > 0 }); err != nil {
+		return fmt.Errorf("no certificate: %w", err)
+	}
+	return os.WriteFile(p.authorityFile(), secret.Data["ca.crt"], 0o600)
 }
 
 // tokenFile is where the operator's token is.

@@ -125,7 +125,7 @@ type session interface {
 func newLoad(ctx context.Context, t *testing.T, p *place) *load {
 	t.Helper()
 	token := p.good(ctx, t)
-	roots, pem := p.roots(ctx, t)
+	roots, pem := p.authority(t)
 	address := p.stage.forward(ctx, t, p.namespace, "asker", grpcPort)[grpcPort]
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
