@@ -11,6 +11,11 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # What the image calls itself; localhost stands for "of no registry".
 IMAGE ?= localhost/probed:$(VERSION)
+IMAGE_ARCH ?= amd64 arm64
+IMAGE_FILE ?= bin/probed.oci.tar
+IMAGE_BUILD ?= .build/image
+REVISION ?= $(shell git rev-parse HEAD)
+CREATED ?= $(shell git log -1 --format=%ct)
 FUZZTIME ?= 30s
 BENCH ?= .
 
@@ -24,7 +29,7 @@ PROTO_IMPORTS := .build/proto
 # keeps every method there is.
 BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: help demo build test test-system check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image clean FORCE
+.PHONY: help demo build test test-system check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image check-image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -91,14 +96,20 @@ microbench: ## the benchmarks of the engines that match BENCH (all), with their 
 vuln: $(TOOLS)/govulncheck ## known vulnerabilities in what is used; needs their database, which is on the network
 	tools/vuln
 
-# For another kind of machine: make image GOARCH=arm64. The tool itself runs here, so it is built for here. The commit
-# stands for the time, so that the same commit gives the same image.
-image: ## bin/probed.oci.tar, an OCI image with probed alone in it; needs no daemon (IMAGE=NAME:TAG)
-	GOOS=linux $(BUILD) -o .build/image/probed ./cmd/probed
-	@mkdir -p bin
-	arch=$$(go env GOARCH); env -u GOARCH go -C tools run ./image -name '$(IMAGE)' -arch "$$arch" -version '$(VERSION)' \
-		-revision "$$(git rev-parse HEAD)" -created "$$(git log -1 --format=%ct)" \
-		-o '$(CURDIR)/bin/probed.oci.tar' '$(CURDIR)/.build/image/probed'
+# The tools run here, so they are built for here. The commit stands for the time, so that the same commit gives the same image,
+# and nothing else of the repository is in the programs, so that it does without one too.
+image: ## IMAGE_FILE, an OCI image of probed and the public's authorities for each of IMAGE_ARCH; needs no daemon (IMAGE=NAME:TAG)
+	for arch in $(IMAGE_ARCH); do \
+		GOOS=linux GOARCH=$$arch $(BUILD) -buildvcs=false -o $(IMAGE_BUILD)/$$arch/probed ./cmd/probed; \
+	done
+	@mkdir -p '$(dir $(IMAGE_FILE))'
+	env -u GOOS -u GOARCH go run service/roots/pem.go >$(IMAGE_BUILD)/ca-certificates.crt
+	env -u GOOS -u GOARCH go -C tools run ./image -name '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' \
+		-created '$(CREATED)' -roots '$(abspath $(IMAGE_BUILD))/ca-certificates.crt' -o '$(abspath $(IMAGE_FILE))' \
+		$(IMAGE_ARCH:%='$(abspath $(IMAGE_BUILD))/%/probed')
+
+check-image: ## is the image what it promises? builds it twice
+	go -C tools test -count=1 ./image
 
 clean: ## remove what the targets above have made
 	rm -rf bin .build

@@ -1,14 +1,13 @@
-// Command image packs one static program into an OCI image, and writes it as an archive: one layer that holds the
-// program and nothing else, on no base. It needs no daemon, no registry and no root, and from the same program and
-// arguments it makes the same bytes.
+// Command image packs static programs, one for each platform, into an OCI image, and writes it as an archive: of every platform the
+// program and the authorities that the public trusts, on no base, and beside them what the program is made of. It needs no
+// daemon, no registry and no root, and from the same files and arguments it makes the same bytes.
 //
-// Who has the archive loads it by `docker load`, `podman load`, `ctr -n k8s.io images import`, or pushes it by
-// `skopeo copy oci-archive:FILE docker://NAME`.
+// Who has the archive loads it by `podman load`, `ctr -n k8s.io images import`, `docker load` where Docker has its images in
+// containerd, or pushes all of it by `skopeo copy --all oci-archive:FILE docker://NAME`.
 package main
 
 import (
 	"archive/tar"
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,131 +20,93 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// user is nobody that a host knows: the "nonroot" of images without a user database. Kubernetes can see that it is not
-// root only if it is a number.
-const user = "65532:65532"
-
 type options struct {
-	program, name, arch, output string
-	labels                      map[string]string
-	created                     time.Time
+	programs                               []string
+	name, version, revision, roots, output string
+	created                                time.Time
+}
+
+// annotations are what is said of the image, by the keys of the OCI. The image, its index and each container have them.
+func (o *options) annotations() map[string]string {
+	return map[string]string{
+		"org.opencontainers.image.title":       "probed",
+		"org.opencontainers.image.description": "A network probe as a service",
+		"org.opencontainers.image.licenses":    license,
+		"org.opencontainers.image.version":     o.version,
+		"org.opencontainers.image.revision":    o.revision,
+		"org.opencontainers.image.created":     o.created.Format(time.RFC3339),
+	}
 }
 
 func main() {
 	var o options
-	name := flag.String("name", "", "the image's `NAME:TAG`")
-	arch := flag.String("arch", "", "the program's `GOARCH`")
-	output := flag.String("o", "", "the archive `file` to write")
-	version := flag.String("version", "", "the label org.opencontainers.image.version")
-	revision := flag.String("revision", "", "the label org.opencontainers.image.revision, a `commit`")
+	flag.StringVar(&o.name, "name", "", "the image's `NAME:TAG`")
+	flag.StringVar(&o.version, "version", "", "the `version` of the programs")
+	flag.StringVar(&o.revision, "revision", "", "the `commit` they were built from")
+	flag.StringVar(&o.roots, "roots", "", "the authorities that the public trusts, a `file` in PEM")
+	flag.StringVar(&o.output, "o", "", "the archive `file` to write")
 	created := flag.Int64("created", 0, "when the image was made, in `seconds` since 1970; for the same bytes take the commit's time")
 	flag.Parse()
-	if flag.NArg() != 1 || *name == "" || *arch == "" || *output == "" {
-		fmt.Fprintln(os.Stderr, "usage: image -name NAME:TAG -arch GOARCH -o FILE [FLAGS] PROGRAM")
+	if flag.NArg() == 0 || o.name == "" || o.roots == "" || o.output == "" {
+		fmt.Fprintln(os.Stderr, "usage: image -name NAME:TAG -roots FILE -o FILE [FLAGS] PROGRAM...")
 		os.Exit(2)
 	}
-	o = options{program: flag.Arg(0), name: *name, arch: *arch, output: *output, created: time.Unix(*created, 0).UTC()}
-	o.labels = map[string]string{
-		"org.opencontainers.image.title":       filepath.Base(o.program),
-		"org.opencontainers.image.description": "A network probe as a service",
-		"org.opencontainers.image.licenses":    "Apache-2.0",
-		"org.opencontainers.image.version":     *version,
-		"org.opencontainers.image.revision":    *revision,
-		"org.opencontainers.image.created":     o.created.Format(time.RFC3339),
-	}
-	if err := run(o); err != nil {
+	o.programs, o.created = flag.Args(), time.Unix(*created, 0).UTC()
+	if err := run(os.Stdout, o); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
 }
 
-func run(o options) error {
-	image, err := build(o)
+func run(out io.Writer, o options) error {
+	programs := make([]*program, 0, len(o.programs))
+	for _, file := range o.programs {
+		p, err := readProgram(file)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		programs = append(programs, p)
+	}
+	index, packed, err := build(o, programs)
 	if err != nil {
 		return err
 	}
-	size, err := write(image, o)
+	size, err := write(index, o)
 	if err != nil {
 		return err
 	}
-	digest, err := image.Digest()
+	digest, err := index.Digest()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s: %s for linux/%s, %.1f MB, %s\n", o.output, o.name, o.arch, float64(size)/1e6, digest)
+	fmt.Fprintf(out, "%s: %s, %s, %s\n", o.output, o.name, megabytes(size), digest)
+	for i, p := range programs {
+		fmt.Fprintf(out, "  linux/%-6s %s to pull, the program %s, of %d modules\n",
+			p.arch, megabytes(packed[i]), megabytes(int64(len(p.text))), len(p.modules()))
+	}
 	return nil
 }
 
-func build(o options) (v1.Image, error) {
-	content, err := layer(o.program)
-	if err != nil {
-		return nil, err
-	}
-	packed, err := tarball.LayerFromOpener(
-		func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
-		tarball.WithMediaType(types.OCILayer))
-	if err != nil {
-		return nil, err
-	}
-	image := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-	image, err = mutate.Append(image, mutate.Addendum{
-		Layer:   packed,
-		History: v1.History{CreatedBy: "make image", Created: v1.Time{Time: o.created}},
-	})
-	if err != nil {
-		return nil, err
-	}
-	config, err := image.ConfigFile()
-	if err != nil {
-		return nil, err
-	}
-	config = config.DeepCopy()
-	config.OS, config.Architecture, config.Created = "linux", o.arch, v1.Time{Time: o.created}
-	config.Config = v1.Config{
-		User: user, WorkingDir: "/", Entrypoint: []string{"/" + filepath.Base(o.program)}, Labels: o.labels,
-	}
-	return mutate.ConfigFile(image, config)
-}
-
-// layer returns a tar archive with the program in its root. Who made the file and when says nothing about the program.
-func layer(program string) ([]byte, error) {
-	text, err := os.ReadFile(program)
-	if err != nil {
-		return nil, err
-	}
-	var out bytes.Buffer
-	archive := tar.NewWriter(&out)
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: filepath.Base(program), Mode: 0o755, Size: int64(len(text)), ModTime: time.Unix(0, 0)}
-	if err := archive.WriteHeader(header); err != nil {
-		return nil, err
-	}
-	if _, err := archive.Write(text); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), archive.Close()
-}
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
 
 // write writes the image as an archive of an OCI layout, and returns the archive's size. The output is there when it is
 // whole, or not at all.
-func write(image v1.Image, o options) (size int64, err error) {
+func write(index v1.ImageIndex, o options) (size int64, err error) {
 	directory, err := os.MkdirTemp("", "image-*")
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(directory)) }()
-	index, err := layout.Write(directory, empty.Index)
+	// One entry, or those who are not told which one to take would not know.
+	path, err := layout.Write(directory, empty.Index)
 	if err != nil {
 		return 0, err
 	}
 	// The first is what the specification has, for podman and skopeo; the second is where containerd looks.
 	names := map[string]string{"org.opencontainers.image.ref.name": o.name, "io.containerd.image.name": o.name}
-	err = index.AppendImage(image, layout.WithAnnotations(names), layout.WithPlatform(v1.Platform{OS: "linux", Architecture: o.arch}))
-	if err != nil {
+	if err := path.AppendIndex(index, layout.WithAnnotations(names)); err != nil {
 		return 0, err
 	}
 
@@ -178,15 +139,20 @@ func pack(file *os.File, directory string) (int64, error) {
 		if err != nil {
 			return err
 		}
-		header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(0, 0)}
-		if err := archive.WriteHeader(header); err != nil {
-			return err
-		}
-		_, err = archive.Write(content)
-		return err
+		return add(archive, filepath.ToSlash(name), 0o644, content)
 	})
 	if err := errors.Join(err, archive.Close()); err != nil {
 		return 0, err
 	}
 	return file.Seek(0, io.SeekCurrent)
+}
+
+// add adds a file to an archive. Who made it and when says nothing about what is in it.
+func add(archive *tar.Writer, name string, mode int64, content []byte) error {
+	header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(content)), ModTime: time.Unix(0, 0)}
+	if err := archive.WriteHeader(header); err != nil {
+		return err
+	}
+	_, err := archive.Write(content)
+	return err
 }
