@@ -118,6 +118,8 @@ func worse(a, b int) int {
 func (t *tool) findAll(ctx context.Context) (*found, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.connectTimeout)
 	defer cancel()
+	waiting := t.waitForKubectl()
+	defer waiting.stop()
 	f, err := t.kube.find(ctx)
 	if err == nil {
 		slices.SortStableFunc(f.pods, func(a, b pod) int {

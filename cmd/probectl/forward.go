@@ -50,6 +50,9 @@ func (k kubectl) startForward(ctx context.Context, to pod) (*forward, error) {
 		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return nil, ctx.Err()
 		}
+		if said := stdout.said(); said != "" {
+			return nil, &exitError{exitFailed, "kubectl port-forward does not say where it listens; it says: " + said, ""}
+		}
 		text := fmt.Sprintf("kubectl port-forward does not get through to pod %s/%s in time", to.namespace, to.name)
 		if words := f.stderr.words(); words != "" {
 			text += ": " + words
@@ -73,41 +76,50 @@ func (f *forward) lastWords() string {
 // refused tells whether the connection was refused in the pod. A kubectl says so, and ends.
 func (f *forward) refused() bool { return strings.Contains(f.lastWords(), "connection refused") }
 
-// forwardOutput is the stdout of a kubectl port-forward. What comes behind the line that is waited for is of no interest.
+// forwardOutput is the stdout of a kubectl port-forward, of which one line is waited for.
 type forwardOutput struct {
 	listening chan string // gets the address, once
 
 	mu   sync.Mutex
-	text []byte
 	done bool
+	line []byte // what has come of the one that is coming
+	last string // the one before
 }
 
-const mostForwardOutput = 64 << 10
+// mostLine is how long a line may be, in bytes, that is waited for; of others the end is taken for one.
+const mostLine = 4 << 10
 
 func (o *forwardOutput) Write(text []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.done {
-		return len(text), nil
-	}
-	if o.text = append(o.text, text...); len(o.text) > mostForwardOutput {
-		return 0, errors.New("kubectl port-forward says much, and not where it listens")
-	}
-	for {
-		line, rest, complete := bytes.Cut(o.text, []byte("\n"))
-		if !complete {
-			return len(text), nil
+	for rest := text; len(rest) > 0 && !o.done; {
+		part, after, complete := bytes.Cut(rest, []byte("\n"))
+		rest = after
+		if len(o.line)+len(part) > mostLine {
+			o.line = o.line[:0]
+			part = part[max(0, len(part)-mostLine):]
 		}
-		o.text = rest
-		if address, ok := forwardingFrom(string(line)); ok {
-			o.done, o.text = true, nil
+		if o.line = append(o.line, part...); !complete {
+			break
+		}
+		o.last = string(o.line)
+		o.line = o.line[:0]
+		if address, ok := forwardingFrom(o.last); ok {
+			o.done = true
 			o.listening <- address
-			return len(text), nil
 		}
 	}
+	return len(text), nil
 }
 
-var forwarding = regexp.MustCompile(`^Forwarding from (127\.0\.0\.1):(\d{1,5}) -> \d+\r?$`)
+// said is the last line.
+func (o *forwardOutput) said() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.last
+}
+
+var forwarding = regexp.MustCompile(`^Forwarding from (127\.0\.0\.1):([1-9]\d{0,4}) -> \d+\r?$`)
 
 // forwardingFrom is the address that a line of kubectl port-forward says it listens on.
 func forwardingFrom(line string) (string, bool) {
@@ -115,7 +127,7 @@ func forwardingFrom(line string) (string, bool) {
 	if match == nil {
 		return "", false
 	}
-	if port, err := strconv.ParseUint(match[2], 10, 16); err != nil || port == 0 {
+	if _, err := strconv.ParseUint(match[2], 10, 16); err != nil {
 		return "", false
 	}
 	return match[1] + ":" + match[2], true

@@ -263,6 +263,8 @@ func (f *found) certificateName() string {
 func (t *tool) openKube(ctx context.Context) (*server, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.connectTimeout)
 	defer cancel()
+	waiting := t.waitForKubectl()
+	defer waiting.stop()
 	f, err := t.kube.find(ctx)
 	if err != nil {
 		return nil, err
@@ -272,6 +274,11 @@ func (t *tool) openKube(ctx context.Context) (*server, error) {
 		return nil, err
 	}
 	return t.openPod(ctx, f, p)
+}
+
+// waitForKubectl shows that it is kubectl that takes so long.
+func (t *tool) waitForKubectl() *progress {
+	return startProgress(t.stderr, t.stdout, func(elapsed time.Duration) string { return fmt.Sprintf("waiting for kubectl, %v", elapsed) })
 }
 
 // openPod connects to the probed in a pod, until ctx ends.

@@ -67,6 +67,8 @@ func kubectlError(ctx context.Context, what string, err error, words string) err
 			"Is the cluster's API server slow or far away? --connect-timeout says how long to wait."}
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case words == "" && err == nil:
+		return &exitError{exitFailed, fmt.Sprintf("kubectl %s ended, and does not say why", what), ""}
 	case words == "":
 		return &exitError{exitFailed, fmt.Sprintf("kubectl %s: %v", what, err), ""}
 	}
@@ -80,7 +82,7 @@ func kubectlAdvice(words string) string {
 		return "Ask whoever runs the cluster for a role with the verb create on pods/portforward in that namespace."
 	case strings.Contains(words, "serviceaccounts/token"):
 		return "Ask whoever runs the cluster for a role with the verb create on serviceaccounts/token in that namespace."
-	case strings.Contains(words, "(Forbidden)"):
+	case strings.Contains(words, "is forbidden"):
 		return "--kube takes a role with get on services, list on pods and create on pods/portforward in that namespace."
 	case strings.Contains(words, "services") && strings.Contains(words, "not found"):
 		return "Is it in another namespace, or by another name? --kube NAMESPACE/SERVICE says both, and KEY=VALUE names pods by a label."
@@ -106,10 +108,11 @@ func (t *tail) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// A line of kubectl's log, and of that what the error is.
+// A line of kubectl's log, and of that what the error is; and what stands before an error.
 var (
-	logLine  = regexp.MustCompile(`^[IWEF]\d{4} `)
-	logError = regexp.MustCompile(` err="((?:[^"\\]|\\.)*)"`)
+	logLine     = regexp.MustCompile(`^[IWEF]\d{4} `)
+	logError    = regexp.MustCompile(` err="((?:[^"\\]|\\.)*)"`)
+	errorPrefix = regexp.MustCompile(`^(error: |Error from server( \(\w+\))?: )(error upgrading connection: )?(unable to upgrade connection: )?`)
 )
 
 // words is what a person has to know of a kubectl's stderr, on one line: what it says itself, or if it says nothing the
@@ -128,7 +131,7 @@ func (t *tail) words() string {
 			}
 			logged = line
 		case line != "":
-			said = append(said, strings.TrimPrefix(strings.TrimPrefix(line, "error: "), "Error from server "))
+			said = append(said, errorPrefix.ReplaceAllString(line, ""))
 		}
 	}
 	if text := strings.Join(said, "; "); logged == "" || text != "" && text != "lost connection to pod" {

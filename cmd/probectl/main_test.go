@@ -34,7 +34,7 @@ import (
 
 // TestMain makes probectl a command of the scripts, and of the tests that need it as a process.
 func TestMain(m *testing.M) {
-	testscript.Main(nettest.CheckLeaks(m), map[string]func(){"probectl": probectl})
+	testscript.Main(nettest.CheckLeaks(m), map[string]func(){"probectl": probectl, "kubectl-probectl": probectl, "kubectl_complete-probectl": probectl, "kubectl": kubectlStandIn})
 }
 
 // probectl is main, and fails if run leaves a goroutine behind. If a variable names a file, what the kernel knows of the
@@ -58,6 +58,14 @@ func probectl() {
 	os.Exit(code)
 }
 
+// kubectlStandIn is what the tests have for kubectl.
+func kubectlStandIn() {
+	if err := (standIn{os.Getenv("CLUSTER")}).run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
 // TestScripts runs testdata/script: each command as its users run it, in process and against a probed, which the
 // variables of world lead to.
 func TestScripts(t *testing.T) {
@@ -68,6 +76,13 @@ func TestScripts(t *testing.T) {
 	maps.Copy(variables, guarded.variables)
 	variables["TLS"] = secure.Listener.Addr().String()
 	variables["STARTTLS"] = nettest.TCP(t, startTLS(secure.TLS)).String()
+	program, err := exec.LookPath("probectl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	variables["PROBECTL"] = program
+	cluster := clusterFiles(variables)
+	cluster["token-ci"] = variables["TOKEN"] + "\n"
 	certificate, key := pemFiles(t, secure.TLS.Certificates[0])
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -79,6 +94,13 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			files := map[string][]byte{"hostile": []byte(hostile), "ca.pem": certificate, "key.pem": key}
 			maps.Copy(files, guarded.files)
+			if err := os.Mkdir(filepath.Join(env.WorkDir, "cluster"), 0o700); err != nil {
+				return err
+			}
+			env.Setenv("CLUSTER", filepath.Join(env.WorkDir, "cluster"))
+			for name, content := range cluster {
+				files["cluster/"+name] = []byte(content)
+			}
 			for name, content := range files {
 				if err := os.WriteFile(filepath.Join(env.WorkDir, name), content, 0o600); err != nil {
 					return err
@@ -89,6 +111,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits,
 			"holds": holds,
+			"gone":  gone,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -143,6 +166,7 @@ func world(t *testing.T) map[string]string {
 	echo := nettest.TCP(t, nettest.Echo)
 	return map[string]string{
 		"SERVER":     serve(t, nameServer),
+		"NAMELESS":   serve(t, nettest.UDP(t, answerNothing)),
 		"WEB":        web.Listener.Addr().String(),
 		"ECHO":       echo.String(),
 		"ECHO_PORT":  strconv.Itoa(int(echo.Port())),
@@ -257,6 +281,19 @@ func answerDNS(pc net.PacketConn, from net.Addr, data []byte) {
 	default:
 		answer.Rcode = dns.RcodeNameError
 	}
+	if packed, err := answer.Pack(); err == nil {
+		_, _ = pc.WriteTo(packed, from)
+	}
+}
+
+// answerNothing is a name server that knows no name.
+func answerNothing(pc net.PacketConn, from net.Addr, data []byte) {
+	question := new(dns.Msg)
+	if question.Unpack(data) != nil {
+		return
+	}
+	answer := new(dns.Msg)
+	answer.SetRcode(question, dns.RcodeNameError)
 	if packed, err := answer.Pack(); err == nil {
 		_, _ = pc.WriteTo(packed, from)
 	}

@@ -103,12 +103,19 @@ func (p *terminal) await(t *testing.T, pattern string) {
 	}
 }
 
-// start starts probectl with a terminal of its own.
-func (p *terminal) start(t *testing.T, args ...string) *exec.Cmd {
+// command is a probectl with a terminal of its own, to be started.
+func (p *terminal) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "probectl", args...)
 	command.Stdin, command.Stdout, command.Stderr = p.end, p.end, p.end
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	return command
+}
+
+// start starts probectl with a terminal of its own.
+func (p *terminal) start(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	command := p.command(t, args...)
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
