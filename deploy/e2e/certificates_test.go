@@ -20,7 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	cr "sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 )
 
@@ -128,7 +128,7 @@ func (p *place) issue(ctx context.Context, spec certificate) (bool, error) {
 	if by.CA != nil {
 		var secret corev1.Secret
 		if err := p.resources.Get(ctx, by.CA.SecretName, p.namespace, &secret); err != nil {
-			return false, client.IgnoreNotFound(err)
+			return false, cr.IgnoreNotFound(err)
 		}
 		ca = secret.Data[corev1.TLSCertKey]
 		if parent, signer, err = parse(ca, secret.Data[corev1.TLSPrivateKeyKey]); err != nil {

@@ -45,12 +45,17 @@ func TestNamespace(t *testing.T) {
 		Feature())
 }
 
-// TestShared is the base with every component.
+// TestShared is the base with every component. Its pods are replaced at the end.
 func TestShared(t *testing.T) {
 	t.Parallel()
 	testenv.Test(t, features.New("base with tls, oidc, podmonitor and icmp").
 		Assess("asks who calls", asksWhoCalls("shared", minted)).
 		Assess("answers from its pod", answersFromItsPod("shared")).
+		Assess("has its metrics where the PodMonitor says", scrapedAsSaid).
+		Assess("speaks TLS with probectl --kube", vantageBy("shared", func(p *place) []string {
+			return []string{p.stage.probectl, "--kube", p.namespace + "/probed", "--server-ca", p.authorityFile(), "--server-name", "probed"}
+		})).
+		Assess("loses no request in a rolling update", losesNothing).
 		Feature())
 }
 

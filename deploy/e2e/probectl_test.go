@@ -24,44 +24,17 @@ import (
 // TestProbectl finds a probed by itself, and a token for it.
 func TestProbectl(t *testing.T) {
 	t.Parallel()
-	vantage := func(name string, command func(p *place) []string) features.Func {
-		return func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
-			p := at(ctx, t, name)
-			args := append(command(p), "vantage", "-o", "json")
-			if !strings.Contains(strings.Join(args, " "), "--token-file") {
-				args = append(args, "--service-account", "probe-user")
-			}
-			out, err := tell(ctx, "", args[0], args[1:]...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var said probev1.DescribeVantageResponse
-			if err := protojson.Unmarshal([]byte(out), &said); err != nil {
-				t.Fatal(err)
-			}
-			for _, pod := range p.pods(ctx, t, probedLabels) {
-				if pod.Name == said.GetPod() && pod.Namespace == said.GetNamespace() && pod.Spec.NodeName == said.GetNode() {
-					return ctx
-				}
-			}
-			t.Errorf("%s in %s on %s is none of the pods", said.GetPod(), said.GetNamespace(), said.GetNode())
-			return ctx
-		}
-	}
 	testenv.Test(t, features.New("probectl").
-		Assess("finds a pod of a Service", vantage("namespace", func(p *place) []string {
+		Assess("finds a pod of a Service", vantageBy("namespace", func(p *place) []string {
 			return []string{p.stage.probectl, "--kube", p.namespace + "/probed"}
 		})).
-		Assess("finds a pod by its labels", vantage("namespace", func(p *place) []string {
+		Assess("finds a pod by its labels", vantageBy("namespace", func(p *place) []string {
 			return []string{p.stage.probectl, "--namespace", p.namespace, "--kube", probedLabels}
 		})).
-		Assess("shows a token from a file", vantage("base", func(p *place) []string {
+		Assess("shows a token from a file", vantageBy("base", func(p *place) []string {
 			return []string{p.stage.probectl, "--kube", p.namespace + "/probed", "--token-file", p.tokenFile()}
 		})).
-		Assess("speaks TLS to a pod", vantage("shared", func(p *place) []string {
-			return []string{p.stage.probectl, "--kube", p.namespace + "/probed", "--server-ca", p.authorityFile()}
-		})).
-		Assess("is a plugin of kubectl", vantage("namespace", func(p *place) []string {
+		Assess("is a plugin of kubectl", vantageBy("namespace", func(p *place) []string {
 			return []string{"env", "PATH=" + p.stage.plugins() + ":" + os.Getenv("PATH"), "kubectl", "probectl", "-n", p.namespace}
 		})).
 		Assess("asks every pod", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
@@ -77,6 +50,32 @@ func TestProbectl(t *testing.T) {
 			return ctx
 		}).
 		Feature())
+}
+
+// vantageBy asks with a command for the vantage, which has to be one of the place's pods.
+func vantageBy(name string, command func(p *place) []string) features.Func {
+	return func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
+		p := at(ctx, t, name)
+		args := append(command(p), "vantage", "-o", "json")
+		if !strings.Contains(strings.Join(args, " "), "--token-file") {
+			args = append(args, "--service-account", "probe-user")
+		}
+		out, err := tell(ctx, "", args[0], args[1:]...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said probev1.DescribeVantageResponse
+		if err := protojson.Unmarshal([]byte(out), &said); err != nil {
+			t.Fatal(err)
+		}
+		for _, pod := range p.pods(ctx, t, probedLabels) {
+			if pod.Name == said.GetPod() && pod.Namespace == said.GetNamespace() && pod.Spec.NodeName == said.GetNode() {
+				return ctx
+			}
+		}
+		t.Errorf("%s in %s on %s is none of the pods", said.GetPod(), said.GetNamespace(), said.GetNode())
+		return ctx
+	}
 }
 
 // plugins is a directory in which probectl is a plugin of kubectl.
