@@ -5,6 +5,7 @@
 //
 // Those that are trusted on a condition (today: not what they signed after some day) are left out, because a file of
 // certificates cannot say it.
+
 package main
 
 import (
