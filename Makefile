@@ -98,7 +98,7 @@ vuln: $(TOOLS)/govulncheck ## known vulnerabilities in what is used; needs their
 
 # The tools run here, so they are built for here. The commit stands for the time, so that the same commit gives the same image,
 # and nothing else of the repository is in the programs, so that it does without one too.
-image: ## IMAGE_FILE, an OCI image of probed and the public's authorities for each of IMAGE_ARCH; needs no daemon (IMAGE=NAME:TAG)
+image: ## bin/probed.oci.tar, an OCI image with probed in it, for amd64 and arm64; needs no daemon (IMAGE=NAME:TAG, IMAGE_ARCH=ARCH)
 	for arch in $(IMAGE_ARCH); do \
 		GOOS=linux GOARCH=$$arch $(BUILD) -buildvcs=false -o $(IMAGE_BUILD)/$$arch/probed ./cmd/probed; \
 	done
