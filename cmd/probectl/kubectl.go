@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -42,10 +43,23 @@ func (k kubectl) run(ctx context.Context, args ...string) ([]byte, error) {
 	command := k.command(ctx, args...)
 	command.Stdout, command.Stderr = &stdout, &stderr
 	err := runTethered(command)
+	if endedByInterrupt(err) {
+		// It was on the terminal when Ctrl-C was pressed, so that its plugins could ask for what they need. So were we, and
+		// will know in a moment.
+		interrupted, cancel := context.WithTimeout(ctx, time.Second)
+		<-interrupted.Done()
+		cancel()
+	}
 	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return nil, kubectlError(ctx, args[0]+" "+args[1], err, stderr.words())
 	}
 	return stdout.Bytes(), nil
+}
+
+// endedByInterrupt tells whether the error is that of a command that SIGINT has ended, itself or below a shell.
+func endedByInterrupt(err error) bool {
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	return ok && (exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGINT || exit.ExitCode() == 128+int(syscall.SIGINT))
 }
 
 // runTethered runs a command to its end, on one thread: on Linux it dies with the thread that started it, and one that
