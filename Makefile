@@ -29,7 +29,7 @@ PROTO_IMPORTS := .build/proto
 # keeps every method there is.
 BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: help demo build test test-system check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image check-image clean FORCE
+.PHONY: lint-tools help demo build test test-system check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image check-image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -51,6 +51,8 @@ test: ## the tests that need no more than Go, a C compiler, ip and nft, race det
 
 test-system: ## the tests that need root, namespaces and Debian packages; installs what is missing
 	tools/test-system
+
+lint-tools: $(TOOLS)/golangci-lint $(TOOLS)/buf
 
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(PROTO_IMPORTS) ## golangci-lint, buf lint, formats
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
