@@ -22,9 +22,11 @@ import (
 	"strings"
 	"testing"
 
+	names "github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
@@ -207,6 +209,31 @@ func TestIndex(t *testing.T) {
 	}
 	if !slices.Equal(found, architectures) {
 		t.Errorf("it is for %q", found)
+	}
+}
+
+// TestDocker reads the archive as Docker does that knows no OCI layout.
+func TestDocker(t *testing.T) {
+	t.Parallel()
+	tag, err := names.NewTag(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	docker, err := tarball.ImageFromPath(built, &tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Image(docker); err != nil {
+		t.Error(err)
+	}
+	index, _ := unpack(t, built)
+	containers, _ := described(t, index)
+	want, err := image(t, index, containers[0]).ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if have, err := docker.ConfigName(); err != nil || have != want {
+		t.Errorf("it is %s and not %s: %v", have, want, err)
 	}
 }
 

@@ -2,12 +2,13 @@
 // program and the authorities that the public trusts, on no base, and beside them what the program is made of. It needs no
 // daemon, no registry and no root, and from the same files and arguments it makes the same bytes.
 //
-// Who has the archive loads it by `podman load`, `ctr -n k8s.io images import`, `docker load` where Docker has its images in
-// containerd, or pushes all of it by `skopeo copy --all oci-archive:FILE docker://NAME`.
+// Who has the archive loads it by `podman load`, `ctr -n k8s.io images import` or `docker load`, or pushes all of it by
+// `skopeo copy --all oci-archive:FILE docker://NAME`.
 package main
 
 import (
 	"archive/tar"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
 type options struct {
@@ -73,7 +75,7 @@ func run(out io.Writer, o options) error {
 	if err != nil {
 		return err
 	}
-	size, err := write(index, o)
+	size, err := write(index, o.name, o.output)
 	if err != nil {
 		return err
 	}
@@ -93,7 +95,7 @@ func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
 
 // write writes the image as an archive of an OCI layout, and returns the archive's size. The output is there when it is
 // whole, or not at all.
-func write(index v1.ImageIndex, o options) (size int64, err error) {
+func write(index v1.ImageIndex, name, output string) (size int64, err error) {
 	directory, err := os.MkdirTemp("", "image-*")
 	if err != nil {
 		return 0, err
@@ -105,12 +107,15 @@ func write(index v1.ImageIndex, o options) (size int64, err error) {
 		return 0, err
 	}
 	// The first is what the specification has, for podman and skopeo; the second is where containerd looks.
-	names := map[string]string{"org.opencontainers.image.ref.name": o.name, "io.containerd.image.name": o.name}
+	names := map[string]string{"org.opencontainers.image.ref.name": name, "io.containerd.image.name": name}
 	if err := path.AppendIndex(index, layout.WithAnnotations(names)); err != nil {
 		return 0, err
 	}
+	if err := writeDocker(index, name, directory); err != nil {
+		return 0, err
+	}
 
-	temporary := o.output + ".new"
+	temporary := output + ".new"
 	file, err := os.Create(temporary)
 	if err != nil {
 		return 0, err
@@ -124,7 +129,34 @@ func write(index v1.ImageIndex, o options) (size int64, err error) {
 	if err := errors.Join(err, file.Close()); err != nil {
 		return 0, err
 	}
-	return size, os.Rename(temporary, o.output)
+	return size, os.Rename(temporary, output)
+}
+
+// writeDocker adds what Docker reads that keeps its images itself, and not in containerd: of the same files those of one
+// platform, the first. Who reads an OCI layout passes it over.
+func writeDocker(index v1.ImageIndex, name, directory string) error {
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return err
+	}
+	image, err := index.Image(manifest.Manifests[0].Digest)
+	if err != nil {
+		return err
+	}
+	first, err := image.Manifest()
+	if err != nil {
+		return err
+	}
+	blob := func(d v1.Descriptor) string { return "blobs/" + d.Digest.Algorithm + "/" + d.Digest.Hex }
+	docker := tarball.Descriptor{Config: blob(first.Config), RepoTags: []string{name}}
+	for _, l := range first.Layers {
+		docker.Layers = append(docker.Layers, blob(l))
+	}
+	text, err := json.Marshal(tarball.Manifest{docker})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(directory, "manifest.json"), append(text, '\n'), 0o600)
 }
 
 // pack writes the files of a directory, in the order of their names, and nothing of where they came from.
