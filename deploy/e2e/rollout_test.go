@@ -88,16 +88,18 @@ func losesNothing(ctx context.Context, t *testing.T, _ *envconf.Config) context.
 // load is many clients of one Service.
 type load struct {
 	clients []*client
-	stop    chan struct{}
-	running sync.WaitGroup
+	// Each client keeps to one of the Service's families, or what is lost in one would be had in the other.
+	families []probev1.AddressFamily
+	stop     chan struct{}
+	running  sync.WaitGroup
 }
 
 // client is one kind of them.
 type client struct {
 	name  string
 	many  int        // of them at the same time
-	pace  rate.Limit // requests a second of each
-	begin func() session
+	pace  rate.Limit // requests a second of all
+	begin func(probev1.AddressFamily) session
 
 	mu          sync.Mutex
 	answered    int
@@ -127,25 +129,42 @@ func newLoad(ctx context.Context, t *testing.T, p *place) *load {
 	}
 	t.Cleanup(func() { conn.Close() })
 	through := probev1.NewExchangeServiceClient(conn)
-	rest := func(keep bool) func() session {
-		return func() session { return &restSession{through: through, pem: pem, token: token, keep: keep} }
+	var service corev1.Service
+	if err := p.resources.Get(ctx, "probed", p.namespace, &service); err != nil {
+		t.Fatal(err)
 	}
-	return &load{stop: make(chan struct{}), clients: []*client{
-		{name: "REST, a connection each", many: 4, pace: 8, begin: rest(false)},
-		{name: "REST, a connection kept", many: 8, pace: 12, begin: rest(true)},
-		{name: "gRPC, a connection kept", many: 4, pace: 20, begin: func() session { return newGRPCSession(through, roots, token) }},
-		{name: "connect checks of the gRPC port", many: 2, pace: 8, begin: func() session { return connectSession{through, pem} }},
+	var families []probev1.AddressFamily
+	for _, family := range service.Spec.IPFamilies {
+		families = append(families, map[corev1.IPFamily]probev1.AddressFamily{
+			corev1.IPv4Protocol: probev1.AddressFamily_AF_INET, corev1.IPv6Protocol: probev1.AddressFamily_AF_INET6,
+		}[family])
+	}
+	rest := func(keep bool) func(probev1.AddressFamily) session {
+		return func(family probev1.AddressFamily) session {
+			return &restSession{through: through, family: family, pem: pem, token: token, keep: keep}
+		}
+	}
+	return &load{stop: make(chan struct{}), families: families, clients: []*client{
+		{name: "REST, a connection each", many: 4, pace: 32, begin: rest(false)},
+		{name: "REST, a connection kept", many: 8, pace: 96, begin: rest(true)},
+		{name: "gRPC, a connection kept", many: 4, pace: 80, begin: func(family probev1.AddressFamily) session {
+			return newGRPCSession(through, family, roots, token)
+		}},
+		{name: "connect checks of the gRPC port", many: 2, pace: 16, begin: func(family probev1.AddressFamily) session {
+			return connectSession{through, family, pem}
+		}},
 	}}
 }
 
 // begin has all clients ask until end.
 func (l *load) begin(ctx context.Context) {
 	for _, c := range l.clients {
-		for range c.many {
+		pace := rate.NewLimiter(c.pace, 1) // of all, so that they take turns
+		for i := range c.many {
 			l.running.Go(func() {
-				s := c.begin()
+				s := c.begin(l.families[i%len(l.families)])
 				defer s.end()
-				for pace := rate.NewLimiter(c.pace, 1); pace.Wait(ctx) == nil; {
+				for pace.Wait(ctx) == nil {
 					select {
 					case <-l.stop:
 						return
@@ -182,6 +201,7 @@ func (c *client) count(connected bool, err error) {
 // restSession speaks HTTP/1.1 by hand, since a client of the library tries again by itself.
 type restSession struct {
 	through probev1.ExchangeServiceClient
+	family  probev1.AddressFamily
 	pem     string
 	token   string
 	keep    bool
@@ -193,11 +213,12 @@ type restSession struct {
 func (s *restSession) ask(ctx context.Context) (connected bool, err error) {
 	if s.conn != nil && s.conn.closed() {
 		s.end()
+		return false, errors.New("the connection was closed between two requests, with no word in the answer to the first: a request on its way would have been lost")
 	}
 	if s.conn == nil {
 		connected = true
 		s.conn, err = dial(ctx, s.through, &probev1.Open{
-			Target: "tls://probed:" + httpPort, Timeout: durationpb.New(10 * time.Second), Tls: &probev1.TlsOptions{CaBundle: s.pem, Alpn: []string{"http/1.1"}},
+			Target: "tls://probed:" + httpPort, Family: s.family, Timeout: durationpb.New(10 * time.Second), Tls: &probev1.TlsOptions{CaBundle: s.pem, Alpn: []string{"http/1.1"}},
 		})
 		if err != nil {
 			s.conn = nil
@@ -267,7 +288,7 @@ type grpcSession struct {
 	told  int
 }
 
-func newGRPCSession(through probev1.ExchangeServiceClient, roots *x509.CertPool, token string) *grpcSession {
+func newGRPCSession(through probev1.ExchangeServiceClient, family probev1.AddressFamily, roots *x509.CertPool, token string) *grpcSession {
 	s := &grpcSession{token: token}
 	conn, err := grpc.NewClient("passthrough:///probed:"+grpcPort,
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "probed", MinVersion: tls.VersionTLS12})),
@@ -276,7 +297,7 @@ func newGRPCSession(through probev1.ExchangeServiceClient, roots *x509.CertPool,
 			s.mu.Lock()
 			s.dials++
 			s.mu.Unlock()
-			return dial(ctx, through, &probev1.Open{Target: "tcp://" + target, Timeout: durationpb.New(10 * time.Second)})
+			return dial(ctx, through, &probev1.Open{Target: "tcp://" + target, Family: family, Timeout: durationpb.New(10 * time.Second)})
 		}),
 	)
 	if err != nil {
@@ -303,12 +324,13 @@ func (s *grpcSession) end() { s.conn.Close() }
 // connectSession connects, speaks TLS and goes.
 type connectSession struct {
 	through probev1.ExchangeServiceClient
+	family  probev1.AddressFamily
 	pem     string
 }
 
 func (s connectSession) ask(ctx context.Context) (bool, error) {
 	response, err := s.through.Connect(ctx, &probev1.ConnectRequest{
-		Target: "tls://probed:" + grpcPort, Timeout: durationpb.New(10 * time.Second), Tls: &probev1.TlsOptions{CaBundle: s.pem, Alpn: []string{"h2"}},
+		Target: "tls://probed:" + grpcPort, Family: s.family, Timeout: durationpb.New(10 * time.Second), Tls: &probev1.TlsOptions{CaBundle: s.pem, Alpn: []string{"h2"}},
 	})
 	if err == nil && !response.GetOutcome().GetOk() {
 		err = failed(response.GetOutcome())

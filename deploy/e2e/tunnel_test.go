@@ -105,7 +105,7 @@ func (t *tunnel) Close() error {
 	return err
 }
 
-// closed is whether the peer has closed, or the conversation ended, so that whoever has a request goes elsewhere with it.
+// closed is whether the peer has closed, or the conversation ended.
 func (t *tunnel) closed() bool {
 	select {
 	case <-t.done:
