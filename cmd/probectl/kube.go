@@ -251,13 +251,10 @@ func (f *found) pick() (pod, error) {
 	return pod{}, &exitError{exitFailed, fmt.Sprintf("no pod of %s in %s is ready: %s", f.selection, f.namespace, strings.Join(why, "; ")), f.pods[0].tellMore()}
 }
 
-// certificateName is whom the certificate of a probed must be for, unless --server-name says it.
-func (f *found) certificateName() string {
-	if f.selection.service == "" {
-		return ""
-	}
-	return f.selection.service + "." + f.namespace + ".svc"
-}
+// certificateName is whom the certificate of a probed must be for, unless --server-name says it: the name of the Service
+// within its namespace, which is what manifests can say that do not know theirs. That it is the right namespace is what
+// kubectl and the API server stand for. Empty: nobody knows.
+func (f *found) certificateName() string { return f.selection.service }
 
 // openKube finds a pod in the cluster and connects to the probed in it.
 func (t *tool) openKube(ctx context.Context) (*server, error) {
