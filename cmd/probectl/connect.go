@@ -36,12 +36,14 @@ By udp nothing is sent, so there success says only that there is a route.
 The targets are tried at the same time, at most 32, and told in the order in which they are
 given. With --json each is one line, written as soon as it and those before it are known:
   {"target": ..., "outcome": ...}, or {"target": ..., "error": ...} if it cannot be asked
+With --each there is one for each pod and target, with "pod", "namespace" and "node" before.
 Ctrl-C loses nothing: what has been answered by then is told.
 
 The exit code is 0 if all of them could be reached.`,
 		Example: `  probectl connect example.org:https
   probectl connect example.org:443 --tls --all
   probectl connect tcp://db.shop:5432 tcp6://[2001:db8::1]:22 --timeout 2s
+  probectl --kube net/probed --each connect db.shop:5432
   probectl connect -f targets --json | jq -r 'select(.outcome.ok | not).target'`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(command *cobra.Command, args []string) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,12 +30,28 @@ func pluginName(program string) (name string, completes bool) {
 	return "", false
 }
 
+const pluginExample = `  probectl connect db:5432
+  probectl -n shop --service-account probe-user connect db:5432 cache:6379
+  probectl -n shop --kube app=web exchange cache:6379 --step 'send:PING\r\n' --step 'expect:+PONG\r\n'
+
+  # From which node does it not work?
+  probectl -n net --each host db.shop
+  probectl -n net --each connect db.shop:5432
+
+  # not in the cluster, and from this machine
+  probectl --server probed.example.org vantage
+  probectl --server= host example.org`
+
+// ownName is this program in an example, where that does not call it a plugin itself.
+var ownName = regexp.MustCompile(`(?m)(^  |\| )probectl `)
+
 // nameAsPlugin makes the help texts say how the program is run as a plugin.
 func nameAsPlugin(root *cobra.Command, plugin string) {
+	root.Example = pluginExample
 	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl " + plugin}
 	var rename func(*cobra.Command)
 	rename = func(command *cobra.Command) {
-		command.Example = strings.ReplaceAll(command.Example, "probectl ", "kubectl "+plugin+" ")
+		command.Example = ownName.ReplaceAllString(command.Example, "${1}kubectl "+plugin+" ")
 		for _, below := range command.Commands() {
 			rename(below)
 		}

@@ -66,6 +66,14 @@ bytes and read what comes back, or talk for as long as I like.
 With --server, or PROBECTL_SERVER, a probed answers, and the answer is what the
 network looks like from there. Without, this machine answers.
 
+With --kube, or PROBECTL_KUBE, a probed in a Kubernetes cluster answers: one in a pod of that
+Service, or with these labels. kubectl finds the pod and forwards a port to it, with your own
+configuration and rights; --namespace, --context and --kubeconfig are handed on to it. With
+--each every such pod is asked, and the answers stand side by side: what works from one node
+and not from another. A pod that cannot be asked is told too, and makes the exit code 1.
+A link to this program that is called kubectl-probectl makes it a plugin of kubectl, which
+asks the Service probed of a namespace: kubectl probectl -n shop connect db:5432
+
 A probed that others can reach speaks TLS and asks who calls. --server-tls, or any of
 --server-ca, --server-cert and --server-name, speaks TLS to it; --token-file, or a token in
 PROBECTL_TOKEN, or --server-cert with --server-key says who you are. (There is no flag for
@@ -74,7 +82,7 @@ and by which rule, is told by probectl policy explain.
 
 Exit codes:
   0    yes: it was found, it could be reached, the exchange went well
-  1    probectl or the server failed, so there is no answer
+  1    probectl or the server failed, so there is no answer (with --each: from one at least)
   2    no: the check failed, the name does not exist, or policy explain says no
   64   wrong usage, told here or by the server (INVALID_ARGUMENT)
   130  interrupted by Ctrl-C; what had been received by then is printed`
@@ -85,6 +93,11 @@ const rootExample = `  probectl service ssh
   probectl exchange tcp://example.org:80 --text 'GET / HTTP/1.0\r\n\r\n'
   probectl converse mail.shop:smtp --crlf
   probectl --server probed.shop:50051 vantage
+
+  # a probed in a cluster, and all of them: from which node does it not work?
+  probectl --kube shop/probed --service-account probe-user connect db:5432
+  probectl --kube net/probed --each host db.shop
+  probectl --kube net/probed --each connect db.shop:5432 --json
 
   # a probed that asks who calls
   export PROBECTL_SERVER=probed.shop PROBECTL_SERVER_CA=ca.pem
