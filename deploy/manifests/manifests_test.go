@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -202,7 +203,7 @@ func TestOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, example, _ := strings.Cut(string(text), "what is yours:\n")
-	example, _, _ = strings.Cut(example, "#\n# One in a namespace")
+	example, _, _ = strings.Cut(example, "#\n# It takes")
 	example = strings.ReplaceAll(example, "#   ", "")
 	if err := errors.Join(
 		tree.Write("/shop/kustomization.yaml", []byte(strings.TrimPrefix(example, "#\n"))),
@@ -231,6 +232,29 @@ func TestOwn(t *testing.T) {
 	}
 	if len(set.Certificates) == 0 || len(set.Services[0].Spec.Ports) != 3 {
 		t.Error("the component tls is not there")
+	}
+}
+
+// TestRights: who shows a token of a service account may do what the operator may, which stands in two files.
+func TestRights(t *testing.T) {
+	t.Parallel()
+	tree := tree(t)
+	rules := make(map[string]any)
+	for _, file := range []string{"base/probed.yaml", "components/oidc/oidc.yaml"} {
+		text, err := tree.Read(path.Join(root, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c struct {
+			Policy struct{ Roles []struct{ Rules any } }
+		}
+		if err := yaml.Unmarshal(text, &c); err != nil || len(c.Policy.Roles) != 1 {
+			t.Fatalf("%s: there is not one role, but %d: %v", file, len(c.Policy.Roles), err)
+		}
+		rules[file] = c.Policy.Roles[0].Rules
+	}
+	if !reflect.DeepEqual(rules["base/probed.yaml"], rules["components/oidc/oidc.yaml"]) {
+		t.Errorf("the rules are %v", rules)
 	}
 }
 
