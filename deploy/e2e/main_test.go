@@ -129,8 +129,9 @@ func (s *stage) set(ctx context.Context, _ *envconf.Config) (context.Context, er
 		s.setting.Go(func() {
 			defer close(p.set)
 			from := time.Now()
-			p.err = p.deploy(ctx)
-			fmt.Printf("    %s: in place after %.1f s, %v\n", p.namespace, time.Since(from).Seconds(), cmp.Or(p.err, errors.New("ready")))
+			if p.err = p.deploy(ctx); p.err == nil { // who needs it says what went wrong
+				fmt.Printf("    %s is in place after %.1f s\n", p.namespace, time.Since(from).Seconds())
+			}
 		})
 	}
 	return ctx, nil

@@ -32,6 +32,7 @@ func TestNetwork(t *testing.T) {
 		Assess("a headless Service has its pods' addresses, and each answers", fromNamespace(headlessAnswers)).
 		Assess("each pod answers", fromNamespace(podsAnswer)).
 		Assess("failures are told apart", fromNamespace(failures)).
+		Assess("what is not the cluster's is denied", fromNamespace(denied)).
 		Feature())
 }
 
@@ -229,5 +230,14 @@ func failures(ctx context.Context, t *testing.T, c caller, _, targets *place) {
 			t.Errorf("%s: the same hint as of %v", test.name, reason)
 		}
 		hints[outcome.GetHint()] = test.reason
+	}
+}
+
+// denied are addresses that no pod has and no Service, and the metadata service of clouds.
+func denied(ctx context.Context, t *testing.T, c caller, _, _ *place) {
+	for _, host := range []string{"192.0.2.1", "2001:db8::1", "169.254.169.254", "127.0.0.1"} {
+		if _, err := c.Connect(ctx, &probev1.ConnectRequest{Target: join(host, "80")}); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("%s: %v, want PERMISSION_DENIED", host, err)
+		}
 	}
 }

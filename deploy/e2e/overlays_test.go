@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/e2e-framework/pkg/envconf"
@@ -53,8 +55,27 @@ func TestShared(t *testing.T) {
 		Assess("answers from its pod", answersFromItsPod("shared")).
 		Assess("has its metrics where the PodMonitor says", scrapedAsSaid).
 		Assess("speaks TLS with probectl --kube", vantageBy("shared", func(p *place) []string {
-			return []string{p.stage.probectl, "--kube", p.namespace + "/probed", "--server-ca", p.authorityFile(), "--server-name", "probed"}
+			return []string{p.stage.probectl, "--kube", p.namespace + "/probed", "--server-ca", p.authorityFile()}
 		})).
+		Assess("is reached from its own namespace alone, but for its metrics", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
+			p, from := at(ctx, t, "shared"), at(ctx, t, "namespace")
+			pod, asker := p.pods(ctx, t, probedLabels)[0], from.pods(ctx, t, probedLabels)[0]
+			c := from.ask(ctx, t, &asker)[0]
+			for port, want := range map[string]probev1.Reason{
+				grpcPort: probev1.Reason_REASON_CONNECT_TIMEOUT,
+				httpPort: probev1.Reason_REASON_CONNECT_TIMEOUT,
+				opsPort:  probev1.Reason_REASON_UNSPECIFIED,
+			} {
+				outcome, err := c.Connect(ctx, &probev1.ConnectRequest{Target: join(pod.Status.PodIP, port), Timeout: durationpb.New(time.Second)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if outcome.GetReason() != want {
+					t.Errorf("port %s: %v, want %v", port, outcome.GetReason(), want)
+				}
+			}
+			return ctx
+		}).
 		Assess("loses no request in a rolling update", losesNothing).
 		Feature())
 }

@@ -19,6 +19,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/e2e-framework/klient/k8s"
@@ -137,6 +138,21 @@ func (p *place) deploy(ctx context.Context) error {
 		if err := p.await(ctx, workload.DeepCopyObject().(k8s.Object), rolledOut); err != nil {
 			return fmt.Errorf("%s %s is not ready: %w\n%s", p.namespace, workload.GetName(), err, p.describe(ctx))
 		}
+	}
+	if p.privileged {
+		return nil
+	}
+	return p.enforces(ctx)
+}
+
+// enforces is that the namespace lets no pod in that is not as restricted: else it says nothing that ours are.
+func (p *place) enforces(ctx context.Context) error {
+	err := p.resources.Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "intruder", Namespace: p.namespace},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "intruder", Image: p.stage.image}}},
+	}, func(o *metav1.CreateOptions) { o.DryRun = []string{metav1.DryRunAll} })
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "PodSecurity") {
+		return fmt.Errorf("%s does not enforce Pod Security: a pod that says nothing of it: %w", p.namespace, cmp.Or(err, errors.New("let in")))
 	}
 	return nil
 }
