@@ -17,6 +17,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -48,10 +49,13 @@ type caller interface {
 }
 
 // callers are the two ways to ask a pod's probed through port-forward.
-func (p *place) callers(ctx context.Context, t testing.TB, pod *corev1.Pod, token string) []caller {
+func (p *place) callers(t testing.TB, pod *corev1.Pod, token string) []caller {
 	t.Helper()
 	roots, _ := p.authority(t)
-	addresses := p.stage.forward(ctx, t, p.namespace, pod.Name, grpcPort, httpPort)
+	addresses, err := p.stage.forwards.to(p.namespace, pod.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
 	witness := probetest.NewWitness(t)
 	plain, transport := insecure.NewCredentials(), &http.Transport{}
 	scheme := "http://"
@@ -70,6 +74,19 @@ func (p *place) callers(ctx context.Context, t testing.TB, pod *corev1.Pod, toke
 	return []caller{
 		&grpcCaller{conn, token},
 		&restCaller{&http.Client{Transport: witness.HTTP(transport)}, scheme + addresses[httpPort], token},
+	}
+}
+
+// settled waits until a Service can be reached from where c asks: that its pods are ready takes a moment to be known on every
+// node.
+func settled(ctx context.Context, t testing.TB, c caller, request *probev1.ConnectRequest) {
+	t.Helper()
+	var outcome *probev1.Outcome
+	if err := poll(ctx, 20*time.Second, func(ctx context.Context) (ok bool, err error) {
+		outcome, err = c.Connect(ctx, request)
+		return outcome.GetOk(), err
+	}); err != nil {
+		t.Fatalf("%s: %v: %v: %s", request.GetTarget(), err, outcome.GetReason(), outcome.GetError())
 	}
 }
 

@@ -81,6 +81,10 @@ func broken(test func(context.Context, *testing.T, patient), fault ...string) fe
 var payload = strings.Repeat("x", 8000)
 
 func noFault(ctx context.Context, t *testing.T, p patient) {
+	mesh := at(ctx, t, "mesh")
+	for _, pod := range mesh.pods(ctx, t, probedLabels) {
+		settled(ctx, t, mesh.ask(ctx, t, &pod)[0], &probev1.ConnectRequest{Target: p.byName})
+	}
 	answers, code := each(ctx, t, "connect", p.here, p.there, p.byName)
 	if code != 0 {
 		t.Errorf("exit code %d", code)

@@ -5,11 +5,12 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
+	"sync"
 	"syscall"
-	"testing"
 	"time"
 )
 
@@ -20,57 +21,79 @@ const (
 	opsPort  = "9464"
 )
 
+// forwards are kubectl port-forward of pods, one for all tests that ask a pod, since each takes a while to start.
+type forwards struct {
+	ctx     context.Context //nolint:containedctx // they last beyond the test that is first
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	mu      sync.Mutex
+	of      map[string]func() (map[string]string, error)
+}
+
+func newForwards(ctx context.Context) *forwards {
+	f := &forwards{of: make(map[string]func() (map[string]string, error))}
+	f.ctx, f.cancel = context.WithCancel(ctx)
+	return f
+}
+
+// to returns where gRPC and REST of a pod are on this machine.
+func (f *forwards) to(namespace, pod string) (map[string]string, error) {
+	f.mu.Lock()
+	once, ok := f.of[namespace+"/"+pod]
+	if !ok {
+		once = sync.OnceValues(func() (map[string]string, error) { return f.begin(namespace, pod, grpcPort, httpPort) })
+		f.of[namespace+"/"+pod] = once
+	}
+	f.mu.Unlock()
+	return once()
+}
+
+// end ends all.
+func (f *forwards) end() {
+	f.cancel()
+	f.running.Wait()
+}
+
 var forwarding = regexp.MustCompile(`^Forwarding from (127\.0\.0\.1:\d+) -> (\d+)`)
 
-// forward has kubectl forward ports of a pod to this machine until the test ends, and returns the address of each.
-func (s *stage) forward(ctx context.Context, t testing.TB, namespace, pod string, ports ...string) map[string]string {
-	t.Helper()
-	ctx, cancel := context.WithCancel(ctx)
+func (f *forwards) begin(namespace, pod string, ports ...string) (map[string]string, error) {
 	args := []string{"port-forward", "--namespace", namespace, "pod/" + pod, "--address", "127.0.0.1"}
 	for _, port := range ports {
 		args = append(args, ":"+port)
 	}
-	command := exec.CommandContext(ctx, "kubectl", args...)
+	command := exec.CommandContext(f.ctx, "kubectl", args...)
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	command.WaitDelay = 5 * time.Second
 	command.Stderr = os.Stderr
 	out, err := command.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if err := command.Start(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	addresses := make(chan [2]string)
-	read := make(chan struct{})
-	t.Cleanup(func() {
-		cancel()
-		<-read
+	lines := make(chan []string, 2*len(ports)) // of both families, if it likes
+	f.running.Go(func() {
+		for scanner := bufio.NewScanner(out); scanner.Scan(); {
+			if found := forwarding.FindStringSubmatch(scanner.Text()); found != nil {
+				lines <- found
+			}
+		}
+		close(lines)
 		_ = command.Wait() // which says that it was ended
 	})
-	go func() {
-		defer close(read)
-		defer close(addresses)
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			if found := forwarding.FindStringSubmatch(lines.Text()); found != nil {
-				select {
-				case addresses <- [2]string{found[2], found[1]}:
-				case <-ctx.Done():
-				}
-			}
-		}
-	}()
 	forwarded := make(map[string]string)
+	patience := time.After(20 * time.Second)
 	for len(forwarded) < len(ports) {
 		select {
-		case a, ok := <-addresses:
+		case line, ok := <-lines:
 			if !ok {
-				t.Fatalf("kubectl port-forward of %s in %s ended", pod, namespace)
+				return nil, fmt.Errorf("kubectl port-forward of %s in %s has ended", pod, namespace)
 			}
-			forwarded[a[0]] = a[1]
-		case <-time.After(20 * time.Second):
-			t.Fatalf("kubectl port-forward of %s in %s forwards nothing", pod, namespace)
+			forwarded[line[2]] = line[1]
+		case <-patience:
+			return nil, fmt.Errorf("kubectl port-forward of %s in %s forwards nothing", pod, namespace)
 		}
 	}
-	return forwarded
+	return forwarded, nil
 }

@@ -62,7 +62,7 @@ func run(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer os.RemoveAll(directory)
-	s, err := newStage(rest, directory)
+	s, err := newStage(ctx, rest, directory)
 	if err != nil {
 		return 1, err
 	}
@@ -142,6 +142,7 @@ func (s *stage) strike(ctx context.Context, _ *envconf.Config) (context.Context,
 	ctx = context.WithoutCancel(ctx)
 	from := time.Now()
 	s.setting.Wait()
+	s.forwards.end()
 	label := runLabel + "=" + s.run
 	_, err := s.kubectl(ctx, "", "delete", "namespaces", "--selector", label, "--wait=false")
 	for _, p := range s.places { // which nobody calls any more, so their drains wait for nothing

@@ -117,6 +117,7 @@ func serviceAnswers(ctx context.Context, t *testing.T, c caller, _, targets *pla
 	if err := targets.resources.Get(ctx, "echo", targets.namespace, &service); err != nil {
 		t.Fatal(err)
 	}
+	settled(ctx, t, c, &probev1.ConnectRequest{Target: join("echo."+targets.namespace, echoPort)})
 	for _, scheme := range []string{"tcp", "udp"} {
 		outcome := echoes(ctx, t, c, scheme+"://echo."+targets.namespace+":"+echoPort)
 		remote, err := netip.ParseAddrPort(outcome.GetRemote())
@@ -132,6 +133,7 @@ func headlessAnswers(ctx context.Context, t *testing.T, c caller, _, targets *pl
 		ipv4 = append(ipv4, pod.Status.PodIP)
 	}
 	name := "echo-headless." + targets.namespace
+	settled(ctx, t, c, &probev1.ConnectRequest{Target: join(name, echoPort)})
 	found, err := c.LookupHost(ctx, &probev1.LookupHostRequest{Host: name})
 	if err != nil {
 		t.Fatal(err)

@@ -90,6 +90,7 @@ func TestMesh(t *testing.T) {
 		Assess("has an address for each pod", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
 			p := at(ctx, t, "mesh")
 			pods := p.pods(ctx, t, probedLabels)
+			settled(ctx, t, p.ask(ctx, t, &pods[0])[0], &probev1.ConnectRequest{Target: join("probed."+p.namespace+".svc", opsPort)})
 			for _, c := range p.ask(ctx, t, &pods[0]) {
 				found, err := c.LookupHost(ctx, &probev1.LookupHostRequest{Host: "probed." + p.namespace + ".svc"})
 				if err != nil {
@@ -167,7 +168,7 @@ func minted(ctx context.Context, t *testing.T, p *place) string {
 // ask are callers with a token of the cluster for one pod of a place that takes these.
 func (p *place) ask(ctx context.Context, t *testing.T, pod *corev1.Pod) []caller {
 	t.Helper()
-	return p.callers(ctx, t, pod, p.good(ctx, t))
+	return p.callers(t, pod, p.good(ctx, t))
 }
 
 // good is a token that the place takes.
@@ -197,7 +198,7 @@ func asksWhoCalls(name string, token func(context.Context, *testing.T, *place) s
 				t.Fatal(err)
 			}
 		}
-		for _, c := range p.callers(ctx, t, &pods[0], good) {
+		for _, c := range p.callers(t, &pods[0], good) {
 			if _, err := c.Vantage(ctx); err != nil {
 				t.Errorf("%s: with a token: %v", c, err)
 			}

@@ -122,8 +122,11 @@ func newLoad(ctx context.Context, t *testing.T, p *place) *load {
 	t.Helper()
 	token := p.good(ctx, t)
 	roots, pem := p.authority(t)
-	address := p.stage.forward(ctx, t, p.namespace, "asker", grpcPort)[grpcPort]
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	addresses, err := p.stage.forwards.to(p.namespace, "asker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+addresses[grpcPort], grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +141,7 @@ func newLoad(ctx context.Context, t *testing.T, p *place) *load {
 		families = append(families, map[corev1.IPFamily]probev1.AddressFamily{
 			corev1.IPv4Protocol: probev1.AddressFamily_AF_INET, corev1.IPv6Protocol: probev1.AddressFamily_AF_INET6,
 		}[family])
+		settled(ctx, t, &grpcCaller{conn, ""}, &probev1.ConnectRequest{Target: join("probed", grpcPort), Family: families[len(families)-1]})
 	}
 	rest := func(keep bool) func(probev1.AddressFamily) session {
 		return func(family probev1.AddressFamily) session {

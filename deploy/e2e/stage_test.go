@@ -42,9 +42,10 @@ type stage struct {
 	kinds     bool // whether the kinds of others are ours to serve
 	places    []*place
 	setting   sync.WaitGroup
+	forwards  *forwards
 }
 
-func newStage(config *rest.Config, directory string) (*stage, error) {
+func newStage(ctx context.Context, config *rest.Config, directory string) (*stage, error) {
 	probed, err := binary("E2E_PROBED", "probed")
 	if err != nil {
 		return nil, err
@@ -61,7 +62,7 @@ func newStage(config *rest.Config, directory string) (*stage, error) {
 		run:       cmp.Or(os.Getenv("E2E_RUN"), envconf.RandomName("", 6)),
 		directory: directory, manifests: manifests, probed: probed, probectl: probectl,
 		image: cmp.Or(os.Getenv("E2E_IMAGE"), "localhost/probed:e2e"),
-		nodes: make(map[string]corev1.Node),
+		nodes: make(map[string]corev1.Node), forwards: newForwards(ctx),
 	}
 	s.places = places()
 	for _, p := range s.places {
