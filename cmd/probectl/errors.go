@@ -84,7 +84,7 @@ func codeOf(s *status.Status) int {
 func adviceOn(s *status.Status) string {
 	switch s.Code() {
 	case codes.Unauthenticated:
-		return "Say who you are: a bearer token with --token-file or PROBECTL_TOKEN, a certificate with --server-cert and --server-key."
+		return "Say who you are: a token with --token-file, PROBECTL_TOKEN or, in a cluster, --service-account; or a certificate with --server-cert and --server-key."
 	case codes.PermissionDenied:
 		return "What you may do and what not, and by which rules, is told by: probectl policy explain TARGET"
 	}
@@ -152,6 +152,9 @@ func connectionText(text string) string {
 		if unquoted, err := strconv.Unquote(description); err == nil {
 			text = unquoted
 		}
+	}
+	if strings.Contains(text, `debug data: "graceful_stop"`) {
+		return "it has shut down"
 	}
 	return strings.TrimPrefix(strings.TrimPrefix(text, "transport: "), "Error while dialing: ")
 }

@@ -28,7 +28,7 @@ func TestAdvice(t *testing.T) {
 	retry := func(d time.Duration) protoadapt.MessageV1 {
 		return &errdetails.RetryInfo{RetryDelay: durationpb.New(d)}
 	}
-	const who = "Say who you are: a bearer token with --token-file or PROBECTL_TOKEN, a certificate with --server-cert and --server-key."
+	const who = "Say who you are: a token with --token-file, PROBECTL_TOKEN or, in a cluster, --service-account; or a certificate with --server-cert and --server-key."
 	const may = "What you may do and what not, and by which rules, is told by: probectl policy explain TARGET"
 	for _, test := range []struct {
 		err          error

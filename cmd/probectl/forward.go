@@ -57,8 +57,8 @@ func (k kubectl) startForward(ctx context.Context, to pod) (*forward, error) {
 		if words := f.stderr.words(); words != "" {
 			text += ": " + words
 		}
-		return nil, &exitError{exitFailed, text, "The API server asks the kubelet of " + to.node + ": perhaps that node is cut off, or loses packets. It is told\n" +
-			"more of by kubectl describe node " + to.node + ", and waited for longer with --connect-timeout."}
+		return nil, &exitError{exitFailed, text, "The API server asks the kubelet of " + to.node + ": perhaps that node is cut off, or loses packets.\n" +
+			"More is told by: kubectl describe node " + to.node + "; --connect-timeout waits longer."}
 	}
 }
 

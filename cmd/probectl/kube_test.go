@@ -112,7 +112,7 @@ func TestNotReady(t *testing.T) {
 		"no node takes it: Unschedulable: 0/2 nodes are available",
 		"it is being deleted",
 		"its container probed ended with 137: OOMKilled",
-		"containers with unready status: [probed]",
+		"its container probed runs, and is not ready",
 		"its containers are, as far as is known, so perhaps nothing is heard from node2",
 		"its container wait ended with 1: Error: no disk",
 		"",

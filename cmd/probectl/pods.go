@@ -150,6 +150,8 @@ func (p *podJSON) notReady() string {
 		case state.Terminated != nil && !container.Ready: // an init container that has done its work is ready
 			return fmt.Sprintf("its container %s ended with %d", container.Name, state.Terminated.ExitCode) +
 				because(state.Terminated.Reason, state.Terminated.Message)
+		case state.Running != nil && !container.Ready:
+			return fmt.Sprintf("its container %s runs, and is not ready", container.Name)
 		case !container.Ready:
 			containersReady = false
 		}
