@@ -81,7 +81,7 @@ func askEach[Answer any](
 			err := progress.during(func() (err error) {
 				switch {
 				case a.interrupted():
-					return nil
+					return t.printErrorFrom(a.pod, status.Error(codes.Canceled, "interrupted before it answered"))
 				case a.err != nil:
 					_, text, _ := explain(a.err)
 					return t.printErrorFrom(a.pod, status.Error(codes.Unavailable, text))

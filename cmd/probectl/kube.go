@@ -115,6 +115,20 @@ func (k *kube) check(g *guarded) error {
 	return err
 }
 
+// checkKube makes ready what --kube needs, and is what is wrong with the flags.
+func (t *tool) checkKube() error {
+	if !t.kube.flags.Changed("connect-timeout") {
+		t.connectTimeout = kubePatience
+	}
+	if t.verbose {
+		t.kube.kubectl.tell = func(command string) { t.stderr.line("%s", command) }
+	}
+	return t.kube.check(t.guarded)
+}
+
+// kubePatience is the default of --connect-timeout where kubectl is on the way, which is started several times.
+const kubePatience = 10 * time.Second
+
 // found is what a cluster was asked for.
 type found struct {
 	kubectl   kubectl
@@ -300,6 +314,3 @@ func (t *tool) openPod(ctx context.Context, f *found, p pod) (*server, error) {
 	}
 	return s, nil
 }
-
-// kubePatience is the default of --connect-timeout where kubectl is on the way, which is started three times.
-const kubePatience = 10 * time.Second

@@ -18,6 +18,8 @@ import (
 // its proxies. What the environment says of these is left to it.
 type kubectl struct {
 	kubeconfig, context, namespace string // as kubectl has them; empty is what it takes by default
+
+	tell func(command string) // is told what is run; nil: nobody wants to know
 }
 
 // command is a kubectl that ends with ctx, and with this process however that ends, where the system can see to it.
@@ -28,6 +30,9 @@ func (k kubectl) command(ctx context.Context, args ...string) *exec.Cmd {
 		if flag.value != "" {
 			args = append(args, "--"+flag.name+"="+flag.value)
 		}
+	}
+	if k.tell != nil {
+		k.tell("kubectl " + strings.Join(args, " "))
 	}
 	command := exec.CommandContext(ctx, "kubectl", args...) //nolint:gosec // the user's own, by design
 	command.SysProcAttr = dieWithParent()

@@ -66,13 +66,13 @@ bytes and read what comes back, or talk for as long as I like.
 With --server, or PROBECTL_SERVER, a probed answers, and the answer is what the
 network looks like from there. Without, this machine answers.
 
-With --kube, or PROBECTL_KUBE, a probed in a Kubernetes cluster answers: one in a pod of that
-Service, or with these labels. kubectl finds the pod and forwards a port to it, with your own
-configuration and rights; --namespace, --context and --kubeconfig are handed on to it. With
---each every such pod is asked, and the answers stand side by side: what works from one node
-and not from another. A pod that cannot be asked is told too, and makes the exit code 1.
-A link to this program that is called kubectl-probectl makes it a plugin of kubectl, which
-asks the Service probed of a namespace: kubectl probectl -n shop connect db:5432
+With --kube, or PROBECTL_KUBE, a probed in a Kubernetes cluster answers: one in a pod of
+that Service, or with these labels. kubectl finds the pod and forwards a port to it, with
+your own configuration and rights; --namespace, --context and --kubeconfig are handed on to
+it. With --each every such pod is asked, and the answers stand side by side: what works from
+one node and not from another. A pod that cannot be asked is told too. A link to this
+program, called kubectl-probectl and on the PATH, makes it a plugin of kubectl, which asks
+the Service probed of a namespace: kubectl probectl -n shop connect db:5432
 
 A probed that others can reach speaks TLS and asks who calls. --server-tls, or any of
 --server-ca, --server-cert and --server-name, speaks TLS to it; --token-file, or a token in
@@ -150,7 +150,7 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	t.kube.bind(root, getenv, t.plugin != "")
 	t.guarded = bindGuarded(root, getenv)
 	flags.DurationVar(&t.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the connection to the server;\nwith --kube, where it takes several steps, 10s unless given")
-	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell the id of the request, and log to stderr what runs inside probectl")
+	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell the id of the request and what kubectl is run for, and log to stderr what runs inside probectl")
 	bindFormat(root, &t.format)
 
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
@@ -207,15 +207,11 @@ func (t *tool) checkServer() error {
 	default:
 		return errors.New("PROBECTL_SERVER and PROBECTL_KUBE are both set: unset the one that is not meant")
 	}
-	if t.kube.probed == "" {
-		if err := t.kube.unused(); err != nil {
-			return err
-		}
-	} else {
-		if !t.kube.flags.Changed("connect-timeout") {
-			t.connectTimeout = kubePatience
-		}
-		return t.kube.check(t.guarded)
+	if t.kube.probed != "" {
+		return t.checkKube()
+	}
+	if err := t.kube.unused(); err != nil {
+		return err
 	}
 	if t.server == "" {
 		return t.guarded.unused()
