@@ -53,6 +53,15 @@ func TestShared(t *testing.T) {
 	testenv.Test(t, features.New("base with tls, oidc, podmonitor and icmp").
 		Assess("asks who calls", asksWhoCalls("shared", minted)).
 		Assess("answers from its pod", answersFromItsPod("shared")).
+		Assess("may open ICMP sockets", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
+			for _, pod := range at(ctx, t, "shared").pods(ctx, t, probedLabels) { // that runs, and so was let
+				want := corev1.Sysctl{Name: "net.ipv4.ping_group_range", Value: "65532 65532"}
+				if !slices.Contains(pod.Spec.SecurityContext.Sysctls, want) {
+					t.Errorf("%s has %v", pod.Name, pod.Spec.SecurityContext.Sysctls)
+				}
+			}
+			return ctx
+		}).
 		Assess("has its metrics where the PodMonitor says", scrapedAsSaid).
 		Assess("speaks TLS with probectl --kube", vantageBy("shared", func(p *place) []string {
 			return []string{p.stage.probectl, "--kube", p.namespace + "/probed", "--server-ca", p.authorityFile()}

@@ -26,14 +26,14 @@ func places() []*place {
 	deployment := &appsv1.Deployment{ObjectMeta: named("probed")}
 	daemonSet := &appsv1.DaemonSet{ObjectMeta: named("probed")}
 	return []*place{
-		{name: "base", base: "base", follow: giveTokens, workloads: []k8s.Object{deployment}},
-		{name: "namespace", base: "overlays/namespace", workloads: []k8s.Object{deployment}},
+		{name: "base", bases: []string{"base"}, follow: giveTokens, workloads: []k8s.Object{deployment}},
+		{name: "namespace", bases: []string{"overlays/namespace"}, workloads: []k8s.Object{deployment}},
 		{
-			name: "shared", base: "base", components: []string{"tls", "oidc", "podmonitor", "icmp"}, more: []string{"asker"},
+			name: "shared", bases: []string{"base"}, components: []string{"tls", "oidc", "podmonitor", "icmp"}, more: []string{"asker"},
 			follow: certify, workloads: []k8s.Object{deployment, &corev1.Pod{ObjectMeta: named("asker")}},
 		},
-		{name: "mesh", base: "overlays/mesh", components: []string{"oidc"}, workloads: []k8s.Object{daemonSet}},
-		{name: "host-network", base: "overlays/host-network", components: []string{"oidc"}, privileged: true, workloads: []k8s.Object{daemonSet}},
+		{name: "mesh", bases: []string{"overlays/mesh"}, components: []string{"oidc"}, workloads: []k8s.Object{daemonSet}},
+		{name: "host-network", bases: []string{"overlays/host-network"}, components: []string{"oidc"}, privileged: true, workloads: []k8s.Object{daemonSet}},
 		{
 			name: "targets", more: []string{"targets"},
 			workloads: []k8s.Object{&appsv1.DaemonSet{ObjectMeta: named("echo")}, &appsv1.Deployment{ObjectMeta: named("guarded")}},

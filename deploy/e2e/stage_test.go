@@ -25,9 +25,11 @@ import (
 	"sigs.k8s.io/e2e-framework/klient/k8s"
 	"sigs.k8s.io/e2e-framework/klient/k8s/resources"
 	"sigs.k8s.io/e2e-framework/pkg/envconf"
+	"sigs.k8s.io/kustomize/api/types"
+	"sigs.k8s.io/yaml"
 )
 
-// runLabel is on everything a run makes that is in no namespace of its own.
+// runLabel is on everything a run makes that is in no namespace.
 const runLabel = "probed-e2e"
 
 // stage is what the tests play on: the cluster, and what of ours is deployed there.
@@ -78,12 +80,11 @@ func newStage(ctx context.Context, config *rest.Config, directory string) (*stag
 // place is one way to deploy probed, in a namespace of its own.
 type place struct {
 	name       string
-	base       string                              // the resource of deploy/k8s it is made of
+	bases      []string                            // the resources of deploy/k8s it is made of
 	more       []string                            // further resources, of testdata
 	components []string                            // of deploy/k8s
 	privileged bool                                // whether its namespace has to be; else it enforces Pod Security restricted
-	prepare    func(context.Context, *place) error // what comes before kubectl apply
-	follow     func(context.Context, *place) error // what comes after it, and before all is ready
+	follow     func(context.Context, *place) error // what comes after kubectl apply, and before all is ready
 	workloads  []k8s.Object                        // what has to get ready
 
 	stage     *stage
@@ -121,11 +122,6 @@ func (p *place) deploy(ctx context.Context) error {
 		"pod-security.kubernetes.io/warn":    level,
 	}}}); err != nil {
 		return err
-	}
-	if p.prepare != nil {
-		if err := p.prepare(ctx, p); err != nil {
-			return err
-		}
 	}
 	if err := p.apply(ctx); err != nil {
 		return err
@@ -165,56 +161,45 @@ func (p *place) apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	name, tag, tagged := cutLast(p.stage.image, ":")
-	if !tagged {
+	colon := strings.LastIndex(p.stage.image, ":")
+	if colon < 0 {
 		return fmt.Errorf("E2E_IMAGE=%s has no tag", p.stage.image)
 	}
-	var text strings.Builder
-	fmt.Fprintf(&text, "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: %s\n", p.namespace)
-	fmt.Fprintf(&text, "images:\n  - {name: localhost/probed, newName: %s, newTag: %s}\n", name, tag)
-	list := func(key string, paths []string) error {
-		for i, path := range paths {
-			relative, err := filepath.Rel(directory, path)
+	kustomization := types.Kustomization{
+		TypeMeta:  types.TypeMeta{APIVersion: types.KustomizationVersion, Kind: types.KustomizationKind},
+		Namespace: p.namespace,
+		Images:    []types.Image{{Name: "localhost/probed", NewName: p.stage.image[:colon], NewTag: p.stage.image[colon+1:]}},
+	}
+	add := func(to *[]string, from string, paths ...string) error { // which have to be relative
+		for _, path := range paths {
+			relative, err := filepath.Rel(directory, filepath.Join(from, path))
 			if err != nil {
 				return err
 			}
-			if i == 0 {
-				fmt.Fprintf(&text, "%s:\n", key)
-			}
-			fmt.Fprintf(&text, "  - %s\n", relative)
+			*to = append(*to, relative)
 		}
 		return nil
 	}
-	var bases, components []string
-	if p.base != "" {
-		bases = append(bases, filepath.Join(p.stage.manifests, p.base))
-	}
-	for _, more := range p.more {
-		path, err := filepath.Abs(filepath.Join("testdata", more))
-		if err != nil {
-			return err
-		}
-		bases = append(bases, path)
-	}
-	for _, component := range p.components {
-		components = append(components, filepath.Join(p.stage.manifests, "components", component))
-	}
-	if err := errors.Join(list("resources", bases), list("components", components)); err != nil {
+	testdata, err := filepath.Abs("testdata")
+	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(directory, "kustomization.yaml"), []byte(text.String()), 0o600); err != nil {
+	if err := errors.Join(
+		add(&kustomization.Resources, p.stage.manifests, p.bases...),
+		add(&kustomization.Resources, testdata, p.more...),
+		add(&kustomization.Components, filepath.Join(p.stage.manifests, "components"), p.components...),
+	); err != nil {
+		return err
+	}
+	text, err := yaml.Marshal(kustomization)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(directory, "kustomization.yaml"), text, 0o600); err != nil {
 		return err
 	}
 	_, err = p.stage.kubectl(ctx, "", "apply", "--warnings-as-errors", "-k", directory)
 	return err
-}
-
-func cutLast(text, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(text, sep)
-	if i < 0 {
-		return text, "", false
-	}
-	return text[:i], text[i+len(sep):], true
 }
 
 // await waits until an object is there and as it should be.
