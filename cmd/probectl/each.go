@@ -74,13 +74,14 @@ func askEach[Answer any](
 			return fmt.Sprintf("%d of %d pods", answered.Load(), len(all))
 		})
 		defer progress.stop()
-		worst := exitYes
+		worst, complete := exitYes, 0
 		for _, a := range all {
 			<-a.done
 			code := exitFailed
 			err := progress.during(func() (err error) {
 				switch {
 				case a.interrupted():
+					code = exitInterrupted
 					return t.printErrorFrom(a.pod, status.Error(codes.Canceled, "interrupted before it answered"))
 				case a.err != nil:
 					_, text, _ := explain(a.err)
@@ -93,14 +94,17 @@ func askEach[Answer any](
 				return err
 			}
 			worst = worse(worst, code)
+			if code != exitInterrupted {
+				complete++
+			}
 		}
 		progress.stop()
 		if t.format == formatTable {
 			person(all)
 		}
 		switch {
-		case ctx.Err() != nil && int(answered.Load()) < len(all):
-			return &exitError{code: exitInterrupted, text: fmt.Sprintf("interrupted: %d of %d pods answered by then", answered.Load(), len(all))}
+		case worst == exitInterrupted:
+			return &exitError{code: worst, text: fmt.Sprintf("interrupted: %d of %d pods answered by then", complete, len(all))}
 		case worst != exitYes:
 			return &exitError{code: worst}
 		}
@@ -108,9 +112,10 @@ func askEach[Answer any](
 	})
 }
 
-// worse is the code that counts more: what is wrong with the command line more than a failure, that more than a no.
+// worse is the code that counts more: that there is no answer more than what is wrong with the command line, that more than
+// a failure, and that more than a no.
 func worse(a, b int) int {
-	rank := []int{exitYes, exitNo, exitFailed, exitUsage}
+	rank := []int{exitYes, exitNo, exitFailed, exitUsage, exitInterrupted}
 	return rank[max(slices.Index(rank, a), slices.Index(rank, b))]
 }
 

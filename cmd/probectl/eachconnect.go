@@ -19,7 +19,10 @@ func (t *tool) connectEach(ctx context.Context, connections []*connection) error
 			own[i] = newConnection(c.target, c.request)
 		}
 		askConnections(ctx, s, own, func(*connection) {})
-		return own, ctx.Err()
+		if !slices.ContainsFunc(own, func(c *connection) bool { return !c.missing() }) {
+			return nil, context.Canceled
+		}
+		return own, nil
 	}
 	return askEach(ctx, t, question, t.printConnections, func(all []*asked[[]*connection]) {
 		t.tellConnections(all, len(connections))
@@ -30,6 +33,9 @@ func (t *tool) connectEach(ctx context.Context, connections []*connection) error
 func (t *tool) printConnections(a *asked[[]*connection]) (worst int, err error) {
 	for _, c := range a.answer {
 		code, _, _ := explain(c.verdict())
+		if c.missing() {
+			code = exitInterrupted
+		}
 		worst = worse(worst, code)
 		members, err := c.members()
 		if err == nil {
@@ -54,7 +60,7 @@ func (t *tool) tellConnections(all []*asked[[]*connection], targets int) {
 			for _, row := range connectRows(a.answer[i]) {
 				rows = append(rows, append([]string{a.name, a.node}, row...))
 			}
-			if err := a.answer[i].err; err != nil {
+			if err := a.answer[i].err; err != nil && !a.answer[i].missing() {
 				rows = append(rows, []string{a.name, a.node, a.answer[i].target.text, "", code.Code(status.Code(err)).String(), "", "", ""})
 			}
 		}
@@ -77,6 +83,9 @@ func (t *tool) tellConnection(all []*asked[[]*connection], i int) {
 	})
 	for _, g := range groups {
 		c := g.members[0].answer[i]
+		if c.missing() {
+			continue
+		}
 		outcome := c.response.GetOutcome()
 		lines := connectLines(outcome, now)
 		if c.err != nil {

@@ -46,6 +46,11 @@ func TestNoKubectlIsLeft(t *testing.T) {
 			"each", []string{"--kube", "shop/mesh=well", "--each", "exchange", peer},
 			[]string{"m-1", "m-2"}, `\r0 of 2 pods`, `m-1 +node1 .* not answered (?s:.*)interrupted: 0 of 2 pods answered by then\n$`,
 		},
+		{
+			"each connect", []string{"--kube", "shop/mesh=well", "--each", "connect", nettest.Backlog(t).String(), peer},
+			[]string{"m-1", "m-2"}, `\r0 of 2 pods`,
+			`m-1 +node1 +\S+ +- +not answered (?s:.*)m-2 +node2 +\S+ +\S+ +ok (?s:.*)\nprobectl: interrupted: 0 of 2 pods answered by then\n$`,
+		},
 		{"find", []string{"--kube", "shop/probed", "port", "80"}, []string{"service", "pods"}, `\rwaiting for kubectl`, `\nprobectl: interrupted\n$`},
 	} {
 		for name, end := range ends {
