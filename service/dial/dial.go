@@ -12,9 +12,9 @@
 // proxy, no Multipath TCP (the protocol stays IPPROTO_TCP), no keep-alive probes,
 // no broadcast. Two things are Go's own: sockets are close-on-exec, and TCP has
 // TCP_NODELAY set. One is ours: on Linux what ICMP says of a connect, and of a UDP
-// socket, is kept (IP_RECVERR, ip(7)), see ICMPError. How long it may take is the
+// or ICMP socket, is kept (IP_RECVERR, ip(7)), see ICMPError. How long it may take is the
 // context's to say; when that says nothing, TCP gives up after about two minutes
-// (tcp_syn_retries, tcp(7)).
+// (tcp_syn_retries, tcp(7)). By ICMP nothing is sent: see PingConn.
 //
 // NameServer is the one way around the policy, for the servers of resolv.conf;
 // NameServers is the same for those who ask often.
@@ -35,12 +35,13 @@ import (
 
 // Destination is what a socket is about to be connected to.
 type Destination struct {
-	// Network is what the socket is: tcp4, tcp6, udp4, udp6, unix, unixgram or
-	// unixpacket.
+	// Network is what the socket is: tcp4, tcp6, udp4, udp6, icmp4, icmp6, unix,
+	// unixgram or unixpacket.
 	Network string
 
 	// Address is the address and port, for IP networks: never IPv4-mapped, and
 	// without a zone. The unspecified address is not replaced by what it leads to.
+	// ICMP has no ports: there it is 0.
 	Address netip.AddrPort
 
 	// Path is the path of a unix socket: absolute, and with every symbolic link
@@ -58,6 +59,20 @@ type Destination struct {
 	// SkipVerify is Request.SkipVerify.
 	SkipVerify bool
 }
+
+// String is the path, or the address, with the port where there are ports.
+func (d Destination) String() string {
+	switch {
+	case !d.Address.IsValid():
+		return d.Path
+	case isPing(d.Network):
+		return d.Address.Addr().String()
+	}
+	return d.Address.String()
+}
+
+// isPing says whether a network is icmp, icmp4 or icmp6.
+func isPing(network string) bool { return strings.HasPrefix(network, "icmp") }
 
 // Policy decides about one destination: nil admits it, an error denies it and says
 // why; a *LimitError does not deny it, and says that there are too many dials now.
@@ -103,11 +118,12 @@ var (
 
 // Request is what Dial is asked for.
 type Request struct {
-	// Network is tcp, udp, unix, unixgram or unixpacket, or one of tcp4, tcp6, udp4,
-	// udp6, which an address of the other family fails with EAFNOSUPPORT.
+	// Network is tcp, udp, icmp, unix, unixgram or unixpacket, or one of tcp4, tcp6,
+	// udp4, udp6, icmp4, icmp6, which an address of the other family fails with
+	// EAFNOSUPPORT.
 	Network string
 
-	// Address is where to, for IP networks. An IPv4-mapped address is dialled as
+	// Address is where to, for IP networks; with icmp its port is left out. An IPv4-mapped address is dialled as
 	// IPv4. A zone names an interface or is its index; one that does not exist is
 	// ENODEV.
 	Address netip.AddrPort
@@ -151,8 +167,8 @@ type Dialer struct {
 	Policy Policy // nil denies everything
 }
 
-// Dial connects to what r names. The connection is a *net.TCPConn, *net.UDPConn or
-// *net.UnixConn. Cancelling ctx ends the attempt; a connection once made is not
+// Dial connects to what r names. The connection is a *net.TCPConn, *net.UDPConn,
+// *PingConn or *net.UnixConn. Cancelling ctx ends the attempt; a connection once made is not
 // touched by it.
 //
 // Every error is a *net.OpError. In it is, to be found with errors.As,
@@ -174,6 +190,11 @@ type Dialer struct {
 // and Linux without openat2(2), which came with 5.6, have no unix networks here:
 // errors.ErrUnsupported.
 //
+// For icmp the socket is one of those that need no privilege, and which the kernel
+// gives to the groups of net.ipv4.ping_group_range alone (icmp(7)), for IPv6 too: to
+// others it is EACCES, of socket(2). The policy is asked before. Only Linux has them
+// here.
+//
 // A panic of the policy, or of Admitted, comes out of Dial, as a string with its stack.
 func (d *Dialer) Dial(ctx context.Context, r Request) (net.Conn, error) {
 	c, err := d.dial(ctx, r)
@@ -187,6 +208,8 @@ func (d *Dialer) dial(ctx context.Context, r Request) (net.Conn, error) {
 	switch r.Network {
 	case "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6":
 		return d.dialIP(ctx, r)
+	case "icmp", "icmp4", "icmp6":
+		return d.dialPing(ctx, r)
 	case "unix", "unixgram", "unixpacket":
 		// The kernel takes a leading NUL for an abstract socket, package net an "@".
 		if r.Path == "" || r.Path[0] == '@' || strings.ContainsRune(r.Path, 0) {
@@ -284,6 +307,8 @@ func (r Request) failed(err error) *net.OpError {
 		op.Addr = &net.UnixAddr{Name: r.Path, Net: r.Network}
 	case r.Address.IsValid() && strings.HasPrefix(r.Network, "tcp"):
 		op.Addr = net.TCPAddrFromAddrPort(r.Address)
+	case r.Address.IsValid() && isPing(r.Network):
+		op.Addr = ipAddr(r.Address.Addr())
 	case r.Address.IsValid():
 		op.Addr = net.UDPAddrFromAddrPort(r.Address)
 	}

@@ -61,8 +61,8 @@ func (q *errorQueue) explain(err error) error {
 	return withICMP(q.fd, err)
 }
 
-// WithICMP returns err, with which a read or a write on a dialled UDP socket has
-// failed, and if an ICMP message is behind it, as an *ICMPError that wraps err. It
+// WithICMP returns err, with which a read or a write on a dialled UDP or ICMP socket
+// has failed, and if an ICMP message is behind it, as an *ICMPError that wraps err. It
 // takes all such messages off the socket, so that one is told once; it is to be
 // called at each failure, or the messages that pile up leave no room for data.
 //
@@ -71,7 +71,12 @@ func WithICMP(c syscall.RawConn, err error) error {
 	explained := err
 	e := c.Control(func(fd uintptr) {
 		// A unix socket knows no such queue and would hand out data in its place.
-		if protocol, e := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PROTOCOL); e == nil && protocol == unix.IPPROTO_UDP {
+		protocol, e := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		if e != nil {
+			return
+		}
+		switch protocol {
+		case unix.IPPROTO_UDP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 			explained = withICMP(int(fd), err)
 		}
 	})
@@ -166,11 +171,16 @@ func localAddress(fd int) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	switch local := local.(type) {
+	return addressIn(local).WithZone("")
+}
+
+// addressIn is the address in what the kernel tells; invalid if there is none.
+func addressIn(a unix.Sockaddr) netip.Addr {
+	switch a := a.(type) {
 	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(local.Addr)
+		return netip.AddrFrom4(a.Addr)
 	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(local.Addr)
+		return netip.AddrFrom16(a.Addr).WithZone(zoneName(a.ZoneId))
 	}
 	return netip.Addr{}
 }

@@ -43,7 +43,7 @@ func connectIP(ctx context.Context, r Request, ask func(context.Context, Destina
 			if source.IsValid() && !sourceFits {
 				return errno("bind", syscall.EADDRNOTAVAIL)
 			}
-			if err := checkZone(addr.Addr().Zone()); err != nil {
+			if _, err := zoneIndex(addr.Addr().Zone()); err != nil {
 				return err
 			}
 			return control(c, func(fd int) error {
@@ -85,21 +85,21 @@ func about(r Request, network, address string) Destination {
 	return to
 }
 
-// checkZone finds out whether a zone exists. Package net takes one that does not
-// for no zone at all.
-func checkZone(zone string) error {
+// zoneIndex is the index of a zone, 0 for none. Package net takes one that does not
+// exist for no zone at all.
+func zoneIndex(zone string) (int, error) {
 	if zone == "" {
-		return nil
+		return 0, nil
 	}
-	if _, err := net.InterfaceByName(zone); err == nil {
-		return nil
+	if i, err := net.InterfaceByName(zone); err == nil {
+		return i.Index, nil
 	}
 	if index, err := strconv.Atoi(zone); err == nil {
 		if _, err := net.InterfaceByIndex(index); err == nil {
-			return nil
+			return index, nil
 		}
 	}
-	return errno("if_nametoindex", syscall.ENODEV)
+	return 0, errno("if_nametoindex", syscall.ENODEV)
 }
 
 // control runs f on the descriptor of c.

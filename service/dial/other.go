@@ -18,7 +18,7 @@ func (*errorQueue) close()                  {}
 func (*errorQueue) explain(err error) error { return err }
 
 // WithICMP returns err. On Linux it finds the ICMP message behind the failure of a
-// read or a write on a UDP socket.
+// read or a write on a UDP or ICMP socket.
 func WithICMP(_ syscall.RawConn, err error) error { return err }
 
 // prepare has nothing portable to set. The broadcast address of a subnet is not
@@ -33,6 +33,11 @@ func prepare(_ int, _ string, _ bool, iface string) error {
 // dialUnix refuses: there is no way here to connect to the very file that was
 // checked.
 func (d *Dialer) dialUnix(_ context.Context, r Request) (net.Conn, error) {
+	return nil, r.failed(errors.ErrUnsupported)
+}
+
+// dialPing refuses: what such sockets take and give is another thing on each system.
+func (d *Dialer) dialPing(_ context.Context, r Request) (net.Conn, error) {
 	return nil, r.failed(errors.ErrUnsupported)
 }
 
