@@ -151,7 +151,7 @@ policy:
 			`FILE:3:10: policy.lift[0]: one address is lifted at a time, as 169.254.20.10/32 or fd00::1/128`,
 			`FILE:6:18: policy.roles[0].subjects[0]: "ci": it is no subject: mtls:NAME, token:NAME, ISSUER:SUB or anonymous, with * for any run of characters`,
 			`FILE:6:22: policy.roles[0].subjects[1]: "token:ci ": there is a space at its beginning or end`,
-			`FILE:9:22: policy.roles[0].rules[0].networks[0]: a network is one of tcp tcp4 tcp6 udp udp4 udp6 unix unixgram unixpacket`,
+			`FILE:9:22: policy.roles[0].rules[0].networks[0]: a network is one of tcp tcp4 tcp6 udp udp4 udp6 icmp icmp4 icmp6 unix unixgram unixpacket`,
 			`FILE:10:19: policy.roles[0].rules[0].hosts[0]: "*.*": a * is all of the pattern, or its first label, as in *.example.com`,
 			`FILE:10:26: policy.roles[0].rules[0].hosts[1]: "10.0.0.1": it ends like an address; addresses and prefixes belong under cidrs`,
 			`FILE:11:19: policy.roles[0].rules[0].cidrs[0]: addresses are a prefix without a bit behind its length, as 10.0.0.0/8 or fd00::/8, or a single address`,

@@ -38,7 +38,7 @@ var schemaOfConfig = schema.New(schema.Expressions{
 		},
 		"role.name":     func(s string) bool { return isName(s, 64) },
 		"rule.name":     func(s string) bool { return isName(s, 64) },
-		"rule.networks": oneOf("tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix", "unixgram", "unixpacket"),
+		"rule.networks": oneOf("tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "icmp", "icmp4", "icmp6", "unix", "unixgram", "unixpacket"),
 		"rule.cidrs": func(s string) bool {
 			prefix, err := netip.ParsePrefix(s)
 			return err == nil && prefix == prefix.Masked() || schema.IsIP(s)

@@ -142,7 +142,7 @@ func (x trial) makeRoles(addr netip.Addr) []Role {
 		for range 1 + next(4) {
 			rule := Rule{Name: pick("x", "y"), Verbs: []Verbs{everyVerb, Connect, Connect | Send, Connect | SkipVerify, Resolve, 0}[next(6)]}
 			for range next(3) {
-				rule.Networks = append(rule.Networks, pick(x.network, "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix", "unixgram", ""))
+				rule.Networks = append(rule.Networks, pick(x.network, "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "icmp", "icmp4", "icmp6", "unix", "unixgram", ""))
 			}
 			for range max(0, next(4)-1) {
 				_, parent, _ := strings.Cut(x.host, ".")
@@ -202,7 +202,7 @@ func TestDecideAgainstNaive(t *testing.T) {
 		x := trial{
 			target: address(), zone: pick("", "", "eth0"), port: []uint16{80, 8080}[r.IntN(2)],
 			listener: address(), lift: address(), flags: byte(r.IntN(16)),
-			network: pick("tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix", "unixpacket", "ip"),
+			network: pick("tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "icmp", "icmp4", "icmp6", "unix", "unixpacket", "ip"),
 			host:    pick("", "", "www.example.com", "WWW.example.COM.", "a.b.example.com", "example.com", "a..example.com", "w\\046.example.com", "\u212a.example.com", "k.example.com"),
 			path:    pick("/run/app.sock", "/run/open.sock", "/run/a/b", "/", "@x", "/run/../x", ""),
 			subject: pick(caller, caller, "token:cic", "mtls:a", "", "anonymous"),
@@ -212,7 +212,7 @@ func TestDecideAgainstNaive(t *testing.T) {
 			x.roles[i] = byte(r.Uint32())
 		}
 		if r.IntN(2) == 0 {
-			x.network = pick("tcp", "udp")
+			x.network = pick("tcp", "udp", "icmp")
 			x.flags &^= flagOpen
 		}
 		rule := x.run(t)

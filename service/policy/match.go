@@ -36,7 +36,7 @@ func questionOf(t Target) (q question, unfit string) {
 		if !namesSocket(t.Path) {
 			return q, RuleDenyUnixPath
 		}
-	case "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6":
+	case "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "icmp", "icmp4", "icmp6":
 		q.kind = aboutSocket
 		if !t.Address.IsValid() {
 			return q, RuleDenyUnparsable
@@ -101,16 +101,17 @@ func (r *Rule) matchesNetwork(q *question, reading netip.Addr) bool {
 			}
 			continue
 		}
-		switch transport := q.network[:3]; {
-		case network == transport:
-			return true
-		case len(network) != 4 || network[:3] != transport:
-		case network[3] == '4' && reading.Is4(), network[3] == '6' && reading.Is6():
+		switch family, ok := strings.CutPrefix(network, transportOf(q.network)); {
+		case !ok:
+		case family == "", family == "4" && reading.Is4(), family == "6" && reading.Is6():
 			return true
 		}
 	}
 	return false
 }
+
+// transportOf is an IP network without its family.
+func transportOf(network string) string { return strings.TrimRight(network, "46") }
 
 func (r *Rule) matchesHost(q *question) bool {
 	if len(r.Hosts) == 0 {
@@ -147,7 +148,7 @@ func (r *Rule) matchesPort(q *question) bool {
 	if len(r.Ports) == 0 || q.kind == aboutName || q.kind == aboutAddress {
 		return true
 	}
-	if q.kind == aboutPath {
+	if q.kind == aboutPath || transportOf(q.network) == "icmp" { // which have none
 		return false
 	}
 	for _, ports := range r.Ports {

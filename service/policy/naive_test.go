@@ -28,6 +28,7 @@ func (x trial) naive(roles []Role) string {
 			return naiveNetwork(rule, x.network) && len(rule.Hosts)+len(rule.Prefixes)+len(rule.Ports) == 0 && naivePath(rule, x.path)
 		})
 	case "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6":
+	case "icmp", "icmp4", "icmp6":
 	}
 	if len(x.target) != 4 && len(x.target) != 16 {
 		return "deny-unparsable"
@@ -58,8 +59,9 @@ func (x trial) naive(roles []Role) string {
 	}
 	return x.naiveRoles(roles, "connect", all, func(rule Rule, a string) bool {
 		family := map[int]string{8: "4", 32: "6"}[len(a)]
-		return naiveNetwork(rule, x.network[:3], x.network[:3]+family) && naiveHost(rule, x.host) && naivePrefix(rule, a) &&
-			naivePort(rule, x.port) && len(rule.UnixPaths) == 0
+		transport := regexp.MustCompile("^(tcp|udp|icmp)").FindString(x.network)
+		return naiveNetwork(rule, transport, transport+family) && naiveHost(rule, x.host) && naivePrefix(rule, a) &&
+			(transport == "icmp" && len(rule.Ports) == 0 || transport != "icmp" && naivePort(rule, x.port)) && len(rule.UnixPaths) == 0
 	})
 }
 

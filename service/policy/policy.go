@@ -56,7 +56,7 @@ const (
 // Target is what is about to be reached. Its fields are those of
 // dial.Destination, so that one converts to the other.
 type Target struct {
-	Network string         // tcp, udp, unix, unixgram or unixpacket, or with a 4 or 6 as in package net.
+	Network string         // tcp, udp, icmp, unix, unixgram or unixpacket, the first three also with a 4 or a 6.
 	Address netip.AddrPort // For IP networks. Decide makes it canonical itself.
 	Path    string         // For unix networks: absolute, with no symbolic link in it.
 	Host    string         // The name that was asked for; empty when it was an address.

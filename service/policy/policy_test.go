@@ -53,6 +53,7 @@ var policies = map[string]*Policy{
 				{Name: "names", Verbs: Connect, Hosts: []string{"*"}, Ports: []PortRange{{7, 7}}},
 				{Name: "odd", Verbs: Connect, Hosts: []string{"*.", "*..", "", ".", "a.*.example", "*b.example", "*.*.example"}},
 				{Name: "udp4", Verbs: Connect, Networks: []string{"udp4"}, Prefixes: prefixes("198.51.100.0/24")},
+				{Name: "ping", Verbs: Connect, Networks: []string{"icmp4"}, Prefixes: prefixes("198.18.0.0/15", "fd12::/16")},
 				{Name: "six", Verbs: Connect, Networks: []string{"tcp6"}, Ports: []PortRange{{6, 6}}},
 				{Name: "sockets", Verbs: Connect, Networks: []string{"unix", "unixgram"}, UnixPaths: []string{"/run/app.sock", "/run/many/*"}},
 				{Name: "packets", Verbs: Connect | Send, UnixPaths: []string{"/run/seq.sock", "@abstract", "relative/*"}},

@@ -116,8 +116,8 @@ type Rule struct {
 	// Name is told in decisions; no two rules of a role should have the same.
 	Name string
 
-	// Networks are tcp and udp, each also with a 4 or a 6 for one family alone, and
-	// unix, unixgram and unixpacket. The family is that of the address judged: an IPv4
+	// Networks are tcp, udp and icmp, each also with a 4 or a 6 for one family alone,
+	// and unix, unixgram and unixpacket. The family is that of the address judged: an IPv4
 	// address embedded in an IPv6 one is IPv4.
 	Networks []string
 
@@ -131,6 +131,7 @@ type Rule struct {
 	// not known beforehand, so only a prefix of length 0 covers them.
 	Prefixes []netip.Prefix
 
+	// Ports are of tcp and udp. A rule with some does not match icmp, which has none.
 	Ports []PortRange
 
 	// UnixPaths lists unix sockets, in the form CheckUnixPath tells. A rule without it

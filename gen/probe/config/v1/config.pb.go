@@ -6,7 +6,8 @@
 
 // What the file of `probed --config` may say. It is YAML; keys are the names below, in snake_case or camelCase. A key that
 // is not here is an error. With several files, each `--config`, these are one configuration: lists of a later file are appended
-// to those before, and any other value stands in one of them. Durations are written as `5s`, `1m30s`, `250ms`; numbers of bytes as `65536`, `64Ki`, `1Mi`,
+// to those before, and any other value stands in one of them. In a text, `$(PROBED_NAMESPACE)` stands for that variable of the
+// environment, and so for each whose name begins with PROBED_; one that is not set is an error. Durations are written as `5s`, `1m30s`, `250ms`; numbers of bytes as `65536`, `64Ki`, `1Mi`,
 // `1Gi`. Paths that are not absolute begin at the directory of the file that has them. `probed check-config FILE...` tests it.
 
 package configv1
@@ -913,8 +914,8 @@ type Rule struct {
 	// What it is called in the audit log, behind the name of the role: letters, digits, `.`, `_`, `-`, at most 64. Required,
 	// and no other rule's of the role.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The transports: `tcp` and `udp`, each also with a 4 or a 6 for one family of addresses, and `unix`, `unixgram`,
-	// `unixpacket`. Empty: each.
+	// The transports: `tcp`, `udp` and `icmp`, each also with a 4 or a 6 for one family of addresses, and `unix`,
+	// `unixgram`, `unixpacket`. Empty: each.
 	Networks []string `protobuf:"bytes,2,rep,name=networks,proto3" json:"networks,omitempty"`
 	// Names that are asked for: `db.example.com`, `*.example.com` for every name below it, `*` for every name. A target given
 	// as an address has no name, and matches none. Whoever answers for a name decides where it leads: bound that with
@@ -922,7 +923,8 @@ type Rule struct {
 	Hosts []string `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	// Addresses, as `10.0.0.0/8`, `fd00::/8` or `192.0.2.7`. At most 1000; empty: any address.
 	Cidrs []string `protobuf:"bytes,4,rep,name=cidrs,proto3" json:"cidrs,omitempty"`
-	// Ports: `443`, or `8000-8100` with both ends in it. At most 1000; empty: any port.
+	// Ports: `443`, or `8000-8100` with both ends in it. ICMP has none, so a rule with ports is not about `icmp`. At most
+	// 1000; empty: any port.
 	Ports []string `protobuf:"bytes,5,rep,name=ports,proto3" json:"ports,omitempty"`
 	// Unix sockets by their path: absolute and without a symbolic link in it, or `DIR/*` for every one directly in DIR. One
 	// that no rule lists is not reached, and abstract ones never are. A rule with paths is about unix sockets alone, and has
@@ -1415,12 +1417,12 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB}\xbaHz\xba\x01w\n" +
 	"\trole.name\x12Ba role has a name of letters, digits, '.', '_' and '-', at most 64\x1a&this.matches('^[A-Za-z0-9._-]{1,64}$')R\x04name\x120\n" +
 	"\bsubjects\x18\x02 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\xe8\a\x18\x01\"\x05r\x03(\x80\bR\bsubjects\x128\n" +
-	"\x05rules\x18\x03 \x03(\v2\x15.probe.config.v1.RuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\x05rules\"\x9f\b\n" +
+	"\x05rules\x18\x03 \x03(\v2\x15.probe.config.v1.RuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\x05rules\"\xca\b\n" +
 	"\x04Rule\x12\x91\x01\n" +
 	"\x04name\x18\x01 \x01(\tB}\xbaHz\xba\x01w\n" +
-	"\trule.name\x12Ba rule has a name of letters, digits, '.', '_' and '-', at most 64\x1a&this.matches('^[A-Za-z0-9._-]{1,64}$')R\x04name\x12\xe1\x01\n" +
-	"\bnetworks\x18\x02 \x03(\tB\xc4\x01\xbaH\xc0\x01\x92\x01\xbc\x01\x18\x01\"\xb7\x01\xba\x01\xb3\x01\n" +
-	"\rrule.networks\x12Ha network is one of tcp tcp4 tcp6 udp udp4 udp6 unix unixgram unixpacket\x1aXthis in ['tcp', 'tcp4', 'tcp6', 'udp', 'udp4', 'udp6', 'unix', 'unixgram', 'unixpacket']R\bnetworks\x12!\n" +
+	"\trule.name\x12Ba rule has a name of letters, digits, '.', '_' and '-', at most 64\x1a&this.matches('^[A-Za-z0-9._-]{1,64}$')R\x04name\x12\x8c\x02\n" +
+	"\bnetworks\x18\x02 \x03(\tB\xef\x01\xbaH\xeb\x01\x92\x01\xe7\x01\x18\x01\"\xe2\x01\xba\x01\xde\x01\n" +
+	"\rrule.networks\x12Ya network is one of tcp tcp4 tcp6 udp udp4 udp6 icmp icmp4 icmp6 unix unixgram unixpacket\x1arthis in ['tcp', 'tcp4', 'tcp6', 'udp', 'udp4', 'udp6', 'icmp', 'icmp4', 'icmp6', 'unix', 'unixgram', 'unixpacket']R\bnetworks\x12!\n" +
 	"\x05hosts\x18\x03 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\xe8\a\x18\x01R\x05hosts\x12\xc5\x01\n" +
 	"\x05cidrs\x18\x04 \x03(\tB\xae\x01\xbaH\xaa\x01\x92\x01\xa6\x01\x10\xe8\a\x18\x01\"\x9e\x01\xba\x01\x9a\x01\n" +
 	"\n" +
