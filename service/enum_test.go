@@ -84,13 +84,14 @@ func TestEnumsAreThoseOfTheEngines(t *testing.T) {
 		{
 			engine: "resolve", prefix: "IPPROTO_", contract: probev1.IpProtocol(0).Descriptor(),
 			values: map[string]int{
+				"IPPROTO_ICMP": int(resolve.IPPROTO_ICMP), "IPPROTO_ICMPV6": int(resolve.IPPROTO_ICMPV6),
 				"IPPROTO_TCP": int(resolve.IPPROTO_TCP), "IPPROTO_UDP": int(resolve.IPPROTO_UDP), "IPPROTO_DCCP": int(resolve.IPPROTO_DCCP),
 				"IPPROTO_SCTP": int(resolve.IPPROTO_SCTP), "IPPROTO_UDPLITE": int(resolve.IPPROTO_UDPLITE),
 			},
 			contractName: same,
 			only: []string{
-				"IPPROTO_IP", "IPPROTO_ICMP", "IPPROTO_IGMP", "IPPROTO_IPIP", "IPPROTO_EGP", "IPPROTO_PUP", "IPPROTO_IDP", "IPPROTO_TP",
-				"IPPROTO_IPV6", "IPPROTO_RSVP", "IPPROTO_GRE", "IPPROTO_ESP", "IPPROTO_AH", "IPPROTO_ICMPV6", "IPPROTO_MTP",
+				"IPPROTO_IP", "IPPROTO_IGMP", "IPPROTO_IPIP", "IPPROTO_EGP", "IPPROTO_PUP", "IPPROTO_IDP", "IPPROTO_TP",
+				"IPPROTO_IPV6", "IPPROTO_RSVP", "IPPROTO_GRE", "IPPROTO_ESP", "IPPROTO_AH", "IPPROTO_MTP",
 				"IPPROTO_ENCAP", "IPPROTO_PIM", "IPPROTO_COMP", "IPPROTO_MPLS", "IPPROTO_RAW",
 			},
 		},

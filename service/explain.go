@@ -43,7 +43,7 @@ func (s *policyServer) ExplainPolicy(ctx context.Context, message *probev1.Expla
 		response.ResolutionError = text(outcome.Resolution.Error())
 	}
 	for _, one := range reached {
-		where := one.Address.String()
+		where := dial.Destination(one).String()
 		if target.IsUnix() {
 			where = target.Path // where a link in it leads is not for the caller to know
 		}
@@ -92,7 +92,7 @@ func (s *policyServer) reach(ctx context.Context, target exchange.Target) ([]pol
 		order[attempt.Address] = i
 	}
 	slices.SortStableFunc(asked, func(a, b policy.Target) int {
-		return cmp.Compare(order[a.Address.String()], order[b.Address.String()])
+		return cmp.Compare(order[dial.Destination(a).String()], order[dial.Destination(b).String()])
 	})
 	return asked, outcome
 }

@@ -227,10 +227,7 @@ func keyOf(caller guard.Caller) string { return cmp.Or(caller.Key, caller.Subjec
 // mayDial decides about one connect, in the name of the session's caller. It is asked by package dial about the very
 // address that is being connected.
 func (s *Service) mayDial(ctx context.Context, destination dial.Destination) error {
-	target := destination.Path
-	if destination.Address.IsValid() {
-		target = destination.Address.String()
-	}
+	target := destination.String()
 	decision := s.policy().Decide(subjectOf(ctx), policy.Target(destination))
 	if err := s.tell(ctx, target, decision); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -31,6 +32,7 @@ type conn struct {
 	sending    allowance // of who writes
 	receiving  allowance // of who reads
 	halfClosed atomic.Bool
+	requests   atomic.Uint32         // echo requests of ICMP, sent so far
 	last       atomic.Pointer[facts] // before it was closed under whoever uses it; nil: it was not
 	unclean    bool                  // TLS was not ended before the connection was
 }
@@ -97,25 +99,36 @@ func socketOf(c net.Conn, target Target) Socket {
 		return s
 	}
 	s := Socket{Family: resolve.AF_INET6, Type: resolve.SOCK_STREAM, Protocol: resolve.IPPROTO_TCP}
-	if target.IsDatagram() {
-		s.Type, s.Protocol = resolve.SOCK_DGRAM, resolve.IPPROTO_UDP
-	}
 	if remoteAddress(c).Addr().Is4() {
 		s.Family = resolve.AF_INET
+	}
+	switch {
+	case target.IsICMP() && s.Family == resolve.AF_INET:
+		s.Type, s.Protocol = resolve.SOCK_DGRAM, resolve.IPPROTO_ICMP
+	case target.IsICMP():
+		s.Type, s.Protocol = resolve.SOCK_DGRAM, resolve.IPPROTO_ICMPV6
+	case target.IsDatagram():
+		s.Type, s.Protocol = resolve.SOCK_DGRAM, resolve.IPPROTO_UDP
 	}
 	return s
 }
 
 // remoteAddress is where an internet socket is connected to; invalid for others.
-func remoteAddress(c net.Conn) netip.AddrPort {
-	var remote netip.AddrPort
-	switch address := c.RemoteAddr().(type) {
+func remoteAddress(c net.Conn) netip.AddrPort { return addrPort(c.RemoteAddr()) }
+
+// addrPort is an address of the internet, of ICMP with port 0; invalid for others.
+func addrPort(address net.Addr) netip.AddrPort {
+	var a netip.AddrPort
+	switch address := address.(type) {
 	case *net.TCPAddr:
-		remote = address.AddrPort()
+		a = address.AddrPort()
 	case *net.UDPAddr:
-		remote = address.AddrPort()
+		a = address.AddrPort()
+	case *net.IPAddr:
+		ip, _ := netip.AddrFromSlice(address.IP)
+		a = netip.AddrPortFrom(ip.WithZone(address.Zone), 0)
 	}
-	return netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
 // addresses returns both ends in words. A unix socket is dialled by descriptor, so its name is that of the target.
@@ -144,8 +157,11 @@ func (c *conn) secure(h *handshake) {
 
 // Write blocks until all is handed to the kernel.
 func (c *conn) Write(data []byte) (int, error) {
-	if c.secured != nil {
+	switch {
+	case c.secured != nil:
 		return c.secured.Write(data)
+	case c.target.IsICMP():
+		return c.writeEcho(c.Conn.Write, data)
 	}
 	return c.Conn.Write(data)
 }
@@ -187,9 +203,16 @@ func (c *conn) sendable(data []byte) (allowed []byte, beyond error) {
 // tryWrite writes what the kernel takes at once; of a message, all or nothing. The error is EAGAIN when that was not
 // all. Under TLS it writes nothing: what has become a record cannot be taken back.
 func (c *conn) tryWrite(data []byte) (n int, err error) {
-	if c.secured != nil {
+	switch {
+	case c.secured != nil:
 		return 0, unix.EAGAIN
+	case c.target.IsICMP():
+		return c.writeEcho(c.tryWriteRaw, data)
 	}
+	return c.tryWriteRaw(data)
+}
+
+func (c *conn) tryWriteRaw(data []byte) (n int, err error) {
 	controlErr := c.raw.Write(func(fd uintptr) bool {
 		n, err = ignoringEINTR(func() (int, error) { return unix.Write(int(fd), data) })
 		return true
@@ -210,6 +233,9 @@ func (c *conn) read(size, most int) (piece, error) {
 	return c.allowed(most, func(most int) (piece, error) {
 		if c.secured != nil {
 			return c.readSecured(size, most)
+		}
+		if c.target.IsICMP() {
+			return c.readEcho(c.raw.Read, math.MaxInt, size, most)
 		}
 		return c.readBy(c.raw.Read, size, most)
 	})
@@ -258,6 +284,9 @@ func (c *conn) readNow(size, most int) (piece, error) {
 		if c.secured != nil {
 			_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
 			return c.readSecured(size, most)
+		}
+		if c.target.IsICMP() {
+			return c.readEcho(c.tryOnce, mostStrays, size, most)
 		}
 		return c.readBy(c.tryOnce, size, most)
 	})

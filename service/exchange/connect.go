@@ -184,12 +184,14 @@ func (r *race) take(result result) {
 func (r *race) next() int {
 	index := len(r.outcome.Attempts)
 	request := r.requests[index]
-	attempt := Attempt{Address: request.Path, Phase: PhaseConnect, Start: r.elapsed(), address: request.Address}
-	if request.Address.IsValid() {
-		attempt.Address = request.Address.String()
-	}
+	attempt := Attempt{Address: nameOf(request), Phase: PhaseConnect, Start: r.elapsed(), address: request.Address}
 	r.outcome.Attempts = append(r.outcome.Attempts, attempt)
 	return index
+}
+
+// nameOf is what a request leads to, in words.
+func nameOf(r dial.Request) string {
+	return dial.Destination{Network: r.Network, Address: r.Address, Path: r.Path}.String()
 }
 
 // start begins the next attempt. Its goroutine ends with its result, which run waits for.
@@ -236,6 +238,11 @@ func (r *race) dial(ctx context.Context, request dial.Request, attempt *Attempt)
 	ctx, cancel := context.WithTimeout(ctx, r.config.ConnectTimeout)
 	defer cancel()
 	conn, err := r.config.Dial(ctx, request)
+	if err == nil && r.isPing() {
+		if err = r.ping(ctx, conn); err != nil {
+			_ = conn.Close()
+		}
+	}
 	if err != nil {
 		attempt.fail(r.attemptFailure(ctx, err))
 		return nil, err

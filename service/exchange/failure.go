@@ -203,6 +203,10 @@ func (s *session) attemptFailure(ctx context.Context, err error) *failure {
 	if number == syscall.EINVAL && s.request.Target.IsUnix() { // a path that ends in a slash or in dots
 		f.reason = SocketNotFound
 	}
+	if s.request.Target.IsICMP() && isNotPermitted(err) {
+		f.reason, f.hint = DeniedLocally, hintPingGroups
+		f.text = "no ICMP socket: " + f.text + textPingGroups
+	}
 	if f.icmp = icmpOf(err); f.icmp != nil {
 		f.reason, f.layer, f.hint = f.icmp.judge(f.reason)
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 
 	"probed/service/dial"
 )
@@ -39,9 +38,8 @@ func icmpAbout(err error, target net.Addr) *ICMPError {
 		return nil
 	}
 	i := &ICMPError{From: message.From, Type: message.Type, Code: message.Code, Meaning: meaning(message)}
-	to, _ := netip.ParseAddrPort(target.String())
 	switch {
-	case to.Addr().Unmap().WithZone("") == i.From.WithZone(""):
+	case addrPort(target).Addr().WithZone("") == i.From.WithZone(""):
 		i.sender = senderPeer
 	case message.Own:
 		i.sender = senderSelf

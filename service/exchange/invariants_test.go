@@ -217,7 +217,8 @@ func (r *record) checkOutcome(check func(bool, string, ...any)) {
 	check(o.OK != failed, "ok %v with reason %v", o.OK, o.Reason)
 	check((o.Error != "") == failed && (o.Hint != "") == failed, "reason %v with error %q and hint %q", o.Reason, o.Error, o.Hint)
 	check(o.Layer == o.Reason.layer() || r.request.Target.IsUnix() && o.Layer == LayerTransport || o.ICMP != nil && o.Layer == LayerLink ||
-		o.Hint == hintUnheard && o.Layer == LayerTransport, "reason %v in layer %v", o.Reason, o.Layer)
+		o.Hint == hintUnheard && o.Layer == LayerTransport || r.request.Target.IsICMP() && o.Layer == LayerInternet,
+		"reason %v in layer %v", o.Reason, o.Layer)
 	check(o.Phase > PhaseNone && o.Phase <= PhaseClose, "phase %d is not of the list", o.Phase)
 	check((o.Phase == PhaseClose) == o.OK, "ok %v in phase %d", o.OK, o.Phase)
 	check(o.EndedBy >= EndedByNone && o.EndedBy <= EndedByLastStep, "ended by %d, which is not of the list", o.EndedBy)

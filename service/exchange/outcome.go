@@ -150,6 +150,9 @@ func (o *Outcome) fail(f *failure, target Target) {
 	if target.IsUnix() && o.Layer == LayerInternet { // there is no network below a unix socket
 		o.Layer = LayerTransport
 	}
+	if target.IsICMP() && o.Phase >= PhaseConnect && o.Layer > LayerInternet { // there is nothing above ICMP
+		o.Layer = LayerInternet
+	}
 	o.Hint = hint(f, target)
 	o.Resolution = f.lookup
 	o.EndedBy = EndedByNone

@@ -75,11 +75,14 @@ var reasons = [...]struct {
 	PeerClosedEarly:    {"PEER_CLOSED_EARLY", LayerApplication, "The peer closed in an orderly way, and earlier than it should have: it may not have liked the request, or speaks another protocol."},
 	SocketNotFound:     {"SOCKET_NOT_FOUND", LayerTransport, "There is no socket at this path: the process is down, or the path is not mounted here."},
 	WrongSocketType:    {"WRONG_SOCKET_TYPE", LayerTransport, "The socket at this path is of another type: try unix, unixgram or unixpacket."},
-	MessageTooLarge:    {"MESSAGE_TOO_LARGE", LayerTransport, "The message is larger than the transport takes in one piece: for UDP 65,507 bytes, and in practice the path MTU."},
+	MessageTooLarge:    {"MESSAGE_TOO_LARGE", LayerTransport, "The message is larger than the transport takes in one piece: for UDP and ICMP 65,507 bytes, and in practice the path MTU."},
 }
 
 const (
 	hintDatagramSilence   = "UDP silence proves nothing: the datagram or its answer was dropped, or the service does not answer what it does not understand."
+	hintNoReply           = "No echo reply: the host is down, the address belongs to nobody, there is no way back, or ICMP is dropped, by a network policy or a firewall on the way or by the host itself. Many drop it who let other things pass, and the address of a Service need not answer at all: try a port."
+	textPingGroups        = " (net.ipv4.ping_group_range must include the group of probed; in a pod the component icmp of the manifests does that)"
+	hintPingGroups        = "The kernel gives ICMP sockets, of IPv6 too, to the groups of net.ipv4.ping_group_range alone. Each network namespace has its own: of a pod it is a sysctl of the securityContext, which the component icmp of the manifests sets to the group of probed."
 	hintUnixRefused       = "The socket's file is there and nobody listens on it: the process that made it is gone."
 	hintClientCertificate = "The peer lets in only who shows a certificate it trusts: give a client certificate and its key."
 	hintHelloSilence      = "The peer does not speak TLS on this port and waits for more, as one that reads lines does; or its process hangs."
@@ -115,6 +118,10 @@ func hint(f *failure, target Target) string {
 	switch {
 	case f.hint != "":
 		return f.hint
+	case target.IsICMP() && (f.reason == ConnectTimeout || f.reason == ReceiveTimeout):
+		return hintNoReply
+	case target.IsICMP() && f.reason == ConnectionRefused: // which has no ports that nobody listens on
+		return hintRejected
 	case f.reason == ReceiveTimeout && target.IsDatagram():
 		return hintDatagramSilence
 	case f.reason == ConnectionRefused && target.IsUnix():

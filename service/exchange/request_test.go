@@ -30,6 +30,8 @@ func TestDefaultSteps(t *testing.T) {
 		{"udp", nil, false, []Step{Send{}, one}},
 		{"udp6", data, true, []Step{send, one}},
 		{"unixgram", nil, false, []Step{Send{}, one}},
+		{"icmp", data, false, []Step{send, one}},
+		{"icmp6", nil, false, []Step{Send{}, one}},
 	} {
 		target := Target{Scheme: tt.scheme}
 		got := DefaultSteps(target, tt.data, tt.hold)
@@ -60,6 +62,11 @@ func TestValidate(t *testing.T) {
 		{"unixpacket", HalfClose{}, "", ""},
 		{"udp", HalfClose{}, "half_close", "a datagram socket (%s) has no half-close"},
 		{"unixgram", HalfClose{}, "half_close", "a datagram socket (%s) has no half-close"},
+		{"icmp", HalfClose{}, "half_close", "a datagram socket (%s) has no half-close"},
+		{"icmp", StartTLS{}, "start_tls", "TLS goes over streams, not over messages (%s)"},
+		{"icmp", Expect{Literal: []byte("x")}, "expect", "expect is for streams; messages (%s) come whole"},
+		{"icmp6", Receive{Length: 1}, "receive.length", length},
+		{"icmp4", Receive{Count: 1, Idle: time.Second}, "", ""},
 
 		{"tcp", Receive{}, "", ""},
 		{"unix", Receive{Length: 1}, "", ""},

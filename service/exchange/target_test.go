@@ -47,6 +47,12 @@ func TestParseTarget(t *testing.T) {
 		{"unix:///run/x.sock", Target{Scheme: "unix", Path: "/run/x.sock"}, ""},
 		{"unixgram:///run/a b:80", Target{Scheme: "unixgram", Path: "/run/a b:80"}, ""},
 		{"unixpacket:///a://b", Target{Scheme: "unixpacket", Path: "/a://b"}, ""},
+		{"icmp://example.org", Target{Scheme: "icmp", Host: "example.org"}, ""},
+		{"ICMP4://127.0.0.1", Target{Scheme: "icmp4", Host: "127.0.0.1"}, "icmp4://127.0.0.1"},
+		{"icmp6://[::1]", Target{Scheme: "icmp6", Host: "::1"}, ""},
+		{"icmp://[fe80::1%25eth0]", Target{Scheme: "icmp", Host: "fe80::1%eth0"}, "icmp://[fe80::1%eth0]"},
+		{"icmp://[fe80::1%252512]", Target{Scheme: "icmp", Host: "fe80::1%2512"}, ""},
+		{"icmp://bücher.example", Target{Scheme: "icmp", Host: "bücher.example"}, ""},
 		{"unix://@abstract", Target{Scheme: "unix", Path: "@abstract"}, ""},
 	} {
 		got, err := ParseTarget(tt.in, table)
@@ -68,7 +74,7 @@ func TestParseTargetRefuses(t *testing.T) {
 	t.Parallel()
 	const (
 		service = "no service: a port or a service name follows the host, as "
-		schemes = ": it is one of tcp, tcp4, tcp6, udp, udp4, udp6, tls, unix, unixgram, unixpacket"
+		schemes = ": it is one of tcp, tcp4, tcp6, udp, udp4, udp6, icmp, icmp4, icmp6, tls, unix, unixgram, unixpacket"
 		unix    = "the path of a unix socket is absolute, as unix:///run/x.sock"
 		table1  = ": give a port, 1 to 65535, or a name of the services table"
 	)
@@ -111,6 +117,17 @@ func TestParseTargetRefuses(t *testing.T) {
 		"tcp://user@host:80":      `"user@host" is no host: it is a name or an address`,
 		"tcp://a b:80":            `"a b" is no host: it is a name or an address`,
 		"x[::1]:80":               "an IPv6 address stands in brackets, as [::1]:80",
+		"icmp://":                 "no host: behind icmp:// comes a name or an address; this host itself is 127.0.0.1 or [::1]",
+		"icmp6://:80":             "no host: behind icmp6:// comes a name or an address; this host itself is 127.0.0.1 or [::1]",
+		"icmp://db:80":            "ICMP has no ports: the target ends behind the host, as icmp://db",
+		"icmp://db:":              "ICMP has no ports: the target ends behind the host, as icmp://db",
+		"icmp4://[::1]:80":        "ICMP has no ports: the target ends behind the host, as icmp4://[::1]",
+		"icmp://[::1]x":           "ICMP has no ports: the target ends behind the host, as icmp://[::1]",
+		"icmp://[::1":             "the bracket before the IPv6 address is not closed",
+		"icmp://[db]":             `"db" in brackets is no IPv6 address`,
+		"icmp://::1":              "an IPv6 address stands in brackets, as icmp://[::1]",
+		"icmp://db/":              `"db/" is no host: it is a name or an address`,
+		"icmp://a b":              `"a b" is no host: it is a name or an address`,
 		"unix://run/x.sock":       unix,
 		"unix://":                 unix,
 		"unix://./x":              unix,
@@ -136,7 +153,7 @@ func TestSchemes(t *testing.T) {
 	t.Parallel()
 	for _, scheme := range Schemes() {
 		target := Target{Scheme: scheme}
-		unix, gram := strings.HasPrefix(scheme, "unix"), strings.HasPrefix(scheme, "udp") || scheme == "unixgram"
+		unix, gram := strings.HasPrefix(scheme, "unix"), strings.HasPrefix(scheme, "udp") || strings.HasPrefix(scheme, "icmp") || scheme == "unixgram"
 		if target.IsUnix() != unix || target.IsDatagram() != gram || target.HasMessages() != (gram || scheme == "unixpacket") {
 			t.Errorf("%s: unix %v, datagram %v, messages %v", scheme, target.IsUnix(), target.IsDatagram(), target.HasMessages())
 		}
@@ -145,7 +162,7 @@ func TestSchemes(t *testing.T) {
 
 func FuzzParseTarget(f *testing.F) {
 	for _, s := range []string{
-		"example.org:80", "tcp://[::1]:http", "[fe80::1%25eth0]:80", "[fe80::1%252525]:1", "unix:///run/x.sock", "unix://@a", "udp://ns:domain",
+		"example.org:80", "tcp://[::1]:http", "[fe80::1%25eth0]:80", "[fe80::1%252525]:1", "unix:///run/x.sock", "unix://@a", "udp://ns:domain", "icmp://a", "icmp://[fe80::1%25eth0]", "icmp6://a:b",
 		"tls://a:1", "::1", "[::1]", "a:b:c", "://", "tcp://", "x:70000", "x:", ":80", "TCP4://X:080", "unixpacket:///a://b:1", "a%25b:1", "[::%25]:1",
 	} {
 		f.Add(s)
@@ -162,7 +179,7 @@ func FuzzParseTarget(f *testing.F) {
 		if strings.ContainsFunc(target.Host+target.Path, unicode.IsControl) && !strings.ContainsFunc(s, unicode.IsControl) {
 			t.Fatalf("%q: %+v has a control character of its own", s, target)
 		}
-		if target.IsUnix() != (target.Path != "") || target.IsUnix() != (target.Host == "") || target.IsUnix() != (target.Port == 0) || !validScheme(target.Scheme) {
+		if target.IsUnix() != (target.Path != "") || target.IsUnix() != (target.Host == "") || (target.IsUnix() || target.IsICMP()) != (target.Port == 0) || !validScheme(target.Scheme) {
 			t.Fatalf("%q: %+v", s, target)
 		}
 		again, err := ParseTarget(target.String(), nil)

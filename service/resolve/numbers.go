@@ -46,11 +46,13 @@ const (
 // any protocol.
 type Protocol int
 
-// The protocols getaddrinfo hands out.
+// The protocols getaddrinfo hands out, and those of ICMP, which it does not.
 const (
+	IPPROTO_ICMP    Protocol = 1
 	IPPROTO_TCP     Protocol = 6
 	IPPROTO_UDP     Protocol = 17
 	IPPROTO_DCCP    Protocol = 33
+	IPPROTO_ICMPV6  Protocol = 58
 	IPPROTO_SCTP    Protocol = 132
 	IPPROTO_UDPLITE Protocol = 136
 )
