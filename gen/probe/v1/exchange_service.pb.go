@@ -1074,7 +1074,7 @@ func (*HalfClose) Descriptor() ([]byte, []int) {
 //
 // What a message ends with is one of `length`, `delimiter` and `count`: they exclude each other. `length` and
 // `max_bytes` both bound the bytes, so they exclude each other too. `idle` goes with all of them. `count` is for
-// sockets with message borders (`udp`, `unixgram`, `unixpacket`), `length` and `delimiter` are for streams; the wrong
+// sockets with message borders (`udp`, `icmp`, `unixgram`, `unixpacket`), `length` and `delimiter` are for streams; the wrong
 // kind is INVALID_ARGUMENT.
 //
 // When the peer closes before `length`, `delimiter` or `count` held, the exchange fails with `PEER_CLOSED_EARLY`.

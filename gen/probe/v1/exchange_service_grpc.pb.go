@@ -36,11 +36,18 @@ const (
 // itself (UNAVAILABLE, RESOURCE_EXHAUSTED, INTERNAL).
 //
 // A target is `[scheme://]host:service`. The scheme is `tcp` (the default), `tcp4`, `tcp6`, `udp`, `udp4`, `udp6`,
-// `tls`, `unix`, `unixgram` or `unixpacket`; the service is a name or a number. An IPv6 address stands in brackets,
-// with its zone where it needs one: `[::1]:80`, `[fe80::1%eth0]:80` (`%25` is taken for `%`). Unix sockets are a path:
-// `unix:///run/x.sock`.
+// `icmp`, `icmp4`, `icmp6`, `tls`, `unix`, `unixgram` or `unixpacket`; the service is a name or a number. An IPv6 address
+// stands in brackets, with its zone where it needs one: `[::1]:80`, `[fe80::1%eth0]:80` (`%25` is taken for `%`). ICMP
+// has no ports: `icmp://example.org`, `icmp://[::1]`. Unix sockets are a path: `unix:///run/x.sock`.
+//
+// ICMP is its echo, as ping(8) has it: each message that is sent is the payload of an echo request, and each that comes
+// that of an echo reply to one of them. It takes no privilege, and yet a permission of the host: without it the reason is
+// `DENIED_LOCALLY`, and the error says what is missing.
 type ExchangeServiceClient interface {
 	// Connect opens a connection and closes it again: can this place reach that port, and if not, why?
+	//
+	// By UDP nothing is sent, so success says only that there is a route. By ICMP an echo request is sent, and another one
+	// each second until there is a reply; the time to connect is that from the first request to the reply.
 	Connect(ctx context.Context, in *ConnectRequest, opts ...grpc.CallOption) (*ConnectResponse, error)
 	// Exchange opens a connection, carries out steps that are all known in advance, and streams events as they happen.
 	// The last event, and only the last, is the outcome.
@@ -137,11 +144,18 @@ type ExchangeService_ConverseClient = grpc.BidiStreamingClient[ConverseRequest, 
 // itself (UNAVAILABLE, RESOURCE_EXHAUSTED, INTERNAL).
 //
 // A target is `[scheme://]host:service`. The scheme is `tcp` (the default), `tcp4`, `tcp6`, `udp`, `udp4`, `udp6`,
-// `tls`, `unix`, `unixgram` or `unixpacket`; the service is a name or a number. An IPv6 address stands in brackets,
-// with its zone where it needs one: `[::1]:80`, `[fe80::1%eth0]:80` (`%25` is taken for `%`). Unix sockets are a path:
-// `unix:///run/x.sock`.
+// `icmp`, `icmp4`, `icmp6`, `tls`, `unix`, `unixgram` or `unixpacket`; the service is a name or a number. An IPv6 address
+// stands in brackets, with its zone where it needs one: `[::1]:80`, `[fe80::1%eth0]:80` (`%25` is taken for `%`). ICMP
+// has no ports: `icmp://example.org`, `icmp://[::1]`. Unix sockets are a path: `unix:///run/x.sock`.
+//
+// ICMP is its echo, as ping(8) has it: each message that is sent is the payload of an echo request, and each that comes
+// that of an echo reply to one of them. It takes no privilege, and yet a permission of the host: without it the reason is
+// `DENIED_LOCALLY`, and the error says what is missing.
 type ExchangeServiceServer interface {
 	// Connect opens a connection and closes it again: can this place reach that port, and if not, why?
+	//
+	// By UDP nothing is sent, so success says only that there is a route. By ICMP an echo request is sent, and another one
+	// each second until there is a reply; the time to connect is that from the first request to the reply.
 	Connect(context.Context, *ConnectRequest) (*ConnectResponse, error)
 	// Exchange opens a connection, carries out steps that are all known in advance, and streams events as they happen.
 	// The last event, and only the last, is the outcome.

@@ -175,13 +175,14 @@ const (
 	Reason_REASON_POLICY_DENIED Reason = 5
 	// The address answered that nobody listens on the port (TCP RST, ICMP port unreachable; ECONNREFUSED).
 	Reason_REASON_CONNECTION_REFUSED Reason = 6
-	// Nobody answered the connection attempt in time (ETIMEDOUT, or the deadline).
+	// Nobody answered the connection attempt, or the echo requests of ICMP, in time (ETIMEDOUT, or the deadline).
 	Reason_REASON_CONNECT_TIMEOUT Reason = 7
 	// A router, a firewall or the last hop says that the host cannot be reached (EHOSTUNREACH, EHOSTDOWN).
 	Reason_REASON_HOST_UNREACHABLE Reason = 8
 	// There is no route to the network (ENETUNREACH, ENETDOWN; EINVAL from a blackhole route).
 	Reason_REASON_NETWORK_UNREACHABLE Reason = 9
-	// This host refuses to send (EPERM from a local firewall, EACCES from a prohibit route or from file permissions).
+	// This host refuses to send (EPERM from a local firewall, EACCES from a prohibit route or from file permissions), or to
+	// open an ICMP socket (EACCES, by `net.ipv4.ping_group_range`).
 	Reason_REASON_DENIED_LOCALLY Reason = 10
 	// The source address cannot be used, its family is off, or no local port is free (EADDRNOTAVAIL, EADDRINUSE,
 	// EAFNOSUPPORT).
