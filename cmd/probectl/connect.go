@@ -31,7 +31,8 @@ the answer is yes when all of them are. Every attempt is told, and of what faile
 reason, what it usually means, and the way the packets took.
 
 ` + targetHelp + `
-By udp nothing is sent, so there success says only that there is a route.
+By udp nothing is sent, so there success says only that there is a route. By icmp the host
+is asked for an echo, each second until it answers: is it there at all?
 
 The targets are tried at the same time, at most 32, and told in the order in which they are
 given. With --json each is one line, written as soon as it and those before it are known:
@@ -300,6 +301,7 @@ func connectLines(o *probev1.Outcome, now time.Time) []string {
 	case o == nil:
 	case !o.GetOk():
 		lines = append(failureLines(o, nil), pathLines(o)...)
+	case o.GetProtocol() == probev1.IpProtocol_IPPROTO_ICMP, o.GetProtocol() == probev1.IpProtocol_IPPROTO_ICMPV6: // it answered
 	case o.GetType() == probev1.SocketType_SOCK_DGRAM:
 		lines = append(lines, "ok says only that there is a way: a datagram socket opens without asking anybody.",
 			"probectl exchange sends something, and silence would still prove nothing.")

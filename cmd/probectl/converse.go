@@ -31,9 +31,9 @@ as that does not pause for 0.5s. Ctrl-C closes the connection behind what has be
 from standard input, and tells the outcome if that comes within 2s; pressed again, it ends
 at once.
 
-By udp and unixgram each read of standard input is one datagram, and its end is nothing that
-can be told to the peer: the conversation ends when nothing has come for 1s from then on, or
-as --idle says.
+By udp, icmp and unixgram each read of standard input is one datagram, and its end is
+nothing that can be told to the peer: the conversation ends when nothing has come for 1s
+from then on, or as --idle says.
 
 The exit code is 0 if the connection was opened and ended in order.`
 

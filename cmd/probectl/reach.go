@@ -18,7 +18,8 @@ import (
 
 // targetHelp tells what a target is, in the help of every command that takes one.
 const targetHelp = `TARGET is [SCHEME://]HOST:SERVICE. The scheme is tcp (the default), tcp4, tcp6, tls, udp,
-udp4, udp6, unix, unixgram or unixpacket; a unix target is a path, as unix:///run/x.sock.`
+udp4, udp6, icmp, icmp4, icmp6, unix, unixgram or unixpacket. ICMP has no service, as
+icmp://example.org; a unix target is a path, as unix:///run/x.sock.`
 
 // reach is how to get to a target: the flags that connect, exchange and converse have in common.
 type reach struct {

@@ -57,7 +57,7 @@ func newSender(stream frameStream, open *probev1.Open, flags *converseFlags) *se
 		connected: make(chan struct{}), input: make(chan piece), voice: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	scheme, _, _ := strings.Cut(open.GetTarget(), "://")
-	s.datagrams = strings.HasPrefix(scheme, "udp") || scheme == "unixgram"
+	s.datagrams = strings.HasPrefix(scheme, "udp") || strings.HasPrefix(scheme, "icmp") || scheme == "unixgram"
 	if s.datagrams && !flags.holdOpen && open.GetIdle() == nil {
 		s.quiet = lastDatagramQuiet
 	}
