@@ -279,6 +279,8 @@ func (s *stage) kubectl(ctx context.Context, stdin string, args ...string) (stri
 func tell(ctx context.Context, stdin, name string, args ...string) (string, error) {
 	var out, complaint bytes.Buffer
 	command := exec.CommandContext(ctx, name, args...)
+	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // so that it tells what it has
+	command.WaitDelay = 5 * time.Second
 	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(stdin), &out, &complaint
 	if err := command.Run(); err != nil {
 		return out.String(), fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, complaint.String())
