@@ -17,6 +17,7 @@ import (
 	"path"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -258,18 +259,47 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// TestImage changes the one line that names the image.
+// TestImage changes the one line that names the image, as README.md says.
 func TestImage(t *testing.T) {
 	t.Parallel()
-	const line = "  - {name: probed, newName: localhost/probed, newTag: latest}\n"
 	tree := tree(t)
-	edit(t, tree, "base/kustomization.yaml", line, "  - {name: probed, newName: elsewhere/tool, newTag: v9}\n")
+	const file = root + "/base/kustomization.yaml"
+	before, err := tree.Read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile(`(?m)^ *sed -i '(.*)' deploy/k8s/base/kustomization\.yaml$`).FindSubmatch(readme)
+	if command == nil {
+		t.Fatal("README.md does not say how the image is named")
+	}
+	sed := exec.Command("sed", string(command[1]))
+	sed.Stdin = bytes.NewReader(before)
+	after, err := sed.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed, lines := 0, strings.Split(string(before), "\n")
+	for i, line := range strings.Split(string(after), "\n") {
+		if i >= len(lines) || line != lines[i] {
+			changed++
+		}
+	}
+	if changed != 1 {
+		t.Errorf("%s changes %d lines", command[1], changed)
+	}
+	if err := tree.Write(file, after); err != nil {
+		t.Fatal(err)
+	}
 	for _, overlay := range kustomizations(t, "Kustomization") {
 		text, err := tree.Render(overlay)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := strings.Count(string(text), "image:"); n != 1 || !strings.Contains(string(text), "image: elsewhere/tool:v9\n") {
+		if n := strings.Count(string(text), "image:"); n != 1 || !strings.Contains(string(text), "image: registry.example.com/probed:v1\n") {
 			t.Errorf("%s: %d images, and not this one alone", overlay, n)
 		}
 	}
