@@ -97,12 +97,9 @@ func kubectlError(ctx context.Context, what string, err error, words string) err
 // kubectlAdvice is what to do about a failure that kubectl told.
 func kubectlAdvice(words string) string {
 	switch {
-	case strings.Contains(words, "pods/portforward"):
-		return "Ask whoever runs the cluster for a role with the verb create on pods/portforward in that namespace."
-	case strings.Contains(words, "serviceaccounts/token"):
-		return "Ask whoever runs the cluster for a role with the verb create on serviceaccounts/token in that namespace."
-	case strings.Contains(words, "is forbidden"):
-		return "--kube takes a role with get on services, list on pods and create on pods/portforward in that namespace."
+	case strings.Contains(words, "is forbidden"): // all at once, since the next of these would be asked for after the first
+		return "Ask whoever runs the cluster for a role in that namespace with get on services, get and list on pods, and create on\n" +
+			"pods/portforward; --service-account takes create on serviceaccounts/token too."
 	case strings.Contains(words, "services") && strings.Contains(words, "not found"):
 		return "Is it in another namespace, or by another name? --kube NAMESPACE/SERVICE says both, and KEY=VALUE names pods by a label."
 	}

@@ -20,7 +20,7 @@ const (
 // pluginName is the name of a plugin of kubectl, given what it was run as; empty when it is no plugin. It may be there
 // for the completion.
 func pluginName(program string) (name string, completes bool) {
-	base := strings.TrimSuffix(filepath.Base(program), ".exe")
+	base := filepath.Base(program)
 	if name, completes = strings.CutPrefix(base, completePrefix); completes {
 		return name, true
 	}
