@@ -146,6 +146,25 @@ func TestReadPods(t *testing.T) {
 	}
 }
 
+// TestPort: it is the one called grpc, of a container that stays.
+func TestPort(t *testing.T) {
+	t.Parallel()
+	const (
+		main    = `"containers": [{"ports": [{"name": "ops", "containerPort": 9464}, {"name": "grpc", "containerPort": 1}]}]`
+		other   = `"containers": [{"ports": [{"name": "http", "containerPort": 8080}]}]`
+		sidecar = `"initContainers": [{}, {"restartPolicy": "Always", "ports": [{"name": "grpc", "containerPort": 2}]}]`
+		passing = `"initContainers": [{"ports": [{"name": "grpc", "containerPort": 3}]}]`
+	)
+	for spec, want := range map[string]int32{
+		main: 1, other: 50051, other + "," + sidecar: 2, other + "," + passing: 50051, main + "," + sidecar: 1, sidecar: 2,
+	} {
+		pods, err := readPods(fmt.Appendf(nil, `{"items": [{"metadata": {"name": "a", "namespace": "shop"}, "spec": {%s}}]}`, spec), nil)
+		if err != nil || len(pods) != 1 || pods[0].port != want {
+			t.Errorf("%s: %+v, %v, want %d", spec, pods, err, want)
+		}
+	}
+}
+
 func TestParseKube(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ text, namespace, service, selector string }{
@@ -174,7 +193,7 @@ func TestPluginName(t *testing.T) {
 	t.Parallel()
 	for program, want := range map[string]string{
 		"probectl": "", "/usr/bin/probectl": "", "kubectl": "", "/usr/bin/kubectl-probectl": "probectl", "kubectl-probe": "probe",
-		"kubectl-probectl.exe": "probectl", "kubectl_complete-probectl": "probectl, completes",
+		"kubectl_complete-probectl": "probectl, completes",
 	} {
 		name, completes := pluginName(program)
 		if completes {

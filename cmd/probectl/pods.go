@@ -37,18 +37,21 @@ type podJSON struct {
 		Labels            map[string]string
 	}
 	Spec struct {
-		NodeName   string
-		Containers []struct {
-			Ports []struct {
-				Name          string
-				ContainerPort int32
-			}
-		}
+		NodeName                   string
+		InitContainers, Containers []podContainer
 	}
 	Status struct {
 		Phase, Reason, Message                   string
 		Conditions                               []podCondition
 		InitContainerStatuses, ContainerStatuses []containerStatus
+	}
+}
+
+type podContainer struct {
+	RestartPolicy string // Always: an init container that stays, a sidecar
+	Ports         []struct {
+		Name          string
+		ContainerPort int32
 	}
 }
 
@@ -109,9 +112,10 @@ func hasLabels(all, wanted map[string]string) bool {
 	return true
 }
 
-// port is the one that a container calls grpc.
+// port is the one that a container calls grpc, one of those that stay.
 func (p *podJSON) port() int32 {
-	for _, container := range p.Spec.Containers {
+	sidecars := slices.DeleteFunc(slices.Clone(p.Spec.InitContainers), func(c podContainer) bool { return c.RestartPolicy != "Always" })
+	for _, container := range slices.Concat(p.Spec.Containers, sidecars) {
 		for _, port := range container.Ports {
 			if port.Name == "grpc" {
 				return port.ContainerPort
