@@ -54,11 +54,14 @@ func (k kubectl) startForward(ctx context.Context, to pod) (*forward, error) {
 			return nil, &exitError{exitFailed, "kubectl port-forward does not say where it listens; it says: " + said, ""}
 		}
 		text := fmt.Sprintf("kubectl port-forward does not get through to pod %s/%s in time", to.namespace, to.name)
+		advice := "The API server asks the kubelet of " + to.node + ": perhaps that node is cut off, or loses packets.\n" +
+			"More is told by: kubectl describe node " + to.node + "; --connect-timeout waits longer."
 		if words := f.stderr.words(); words != "" {
 			text += ": " + words
+		} else {
+			advice += "\nIf a plugin of kubectl asks who you are, it cannot do so here: log in first, as with kubectl get pods."
 		}
-		return nil, &exitError{exitFailed, text, "The API server asks the kubelet of " + to.node + ": perhaps that node is cut off, or loses packets.\n" +
-			"More is told by: kubectl describe node " + to.node + "; --connect-timeout waits longer."}
+		return nil, &exitError{exitFailed, text, advice}
 	}
 }
 

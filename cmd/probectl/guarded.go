@@ -238,9 +238,10 @@ func isLoopback(address net.Addr) bool {
 // errTokenInTheOpen is the failure of a handshake after which a token would be read by others.
 var errTokenInTheOpen = errors.New("a token is not sent without TLS to another machine")
 
-// failure is why there is no connection to a probed, and what to do about it. text is gRPC's word for it.
-func (t *transport) failure(to door, text string) *exitError {
+// failure is why there is no connection to a probed, and what to do about it. why is gRPC's word for it.
+func (t *transport) failure(to door, why error) *exitError {
 	tried, err := t.log.last()
+	text := why.Error()
 	address, noProbed := to.name, "no probed answers at "+to.name+": "
 	var (
 		untrusted x509.UnknownAuthorityError
@@ -265,6 +266,8 @@ func (t *transport) failure(to door, text string) *exitError {
 	case to.via != nil && (err == nil || errors.Is(err, io.EOF)) && to.via.refused():
 		return &exitError{exitFailed, noProbed + "nobody listens there",
 			"Is it a pod of a probed, and its gRPC listener on that port? A container port of the name grpc says which it is."}
+	case to.via != nil && errors.Is(why, errNoConnection): // a kubectl takes every connection, so that one was says nothing
+		return t.silence(to)
 	case errors.As(err, &noTLS):
 		return &exitError{exitFailed, noProbed + "what is there does not speak TLS",
 			"If it is a probed without TLS, leave --server-tls and the flags that imply it out, and what the environment says of them."}
@@ -285,6 +288,19 @@ func (t *transport) failure(to door, text string) *exitError {
 	return &exitError{exitFailed, noProbed + text,
 		"Start one there (probed listens for gRPC on port " + defaultPort + "), name another one with " +
 			"--server or PROBECTL_SERVER, or leave both out to ask from this machine."}
+}
+
+// silence is the failure to hear of what is behind a forward.
+func (t *transport) silence(to door) *exitError {
+	text := "no probed answers at " + to.name + ": the connection was taken, and nothing said in time"
+	if words := to.via.stderr.words(); words != "" {
+		text += "; kubectl port-forward: " + words
+	}
+	advice := "It is busy or hangs, or its node loses packets; --connect-timeout waits longer."
+	if !t.tls {
+		advice += "\nIf it speaks TLS, say --server-tls."
+	}
+	return &exitError{exitFailed, text, advice}
 }
 
 // alertPrefix is what crypto/tls puts before the alert of a peer.

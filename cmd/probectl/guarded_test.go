@@ -228,7 +228,7 @@ func TestTokenStaysOnLoopback(t *testing.T) {
 		if test.sent {
 			continue
 		}
-		failure := transport.failure(door{name: "probed.test:50051"}, "some text")
+		failure := transport.failure(door{name: "probed.test:50051"}, errors.New("some text"))
 		if failure.code != exitUsage || failure.text != "the token is not sent to probed.test:50051 without TLS, since that is not loopback" ||
 			!strings.Contains(failure.advice, "--server-tls") || !strings.Contains(failure.advice, "--token-over-plaintext") {
 			t.Errorf("%d, %s, %s", failure.code, failure.text, failure.advice)
@@ -258,7 +258,7 @@ func TestAlerts(t *testing.T) {
 		{false, io.EOF, "authentication handshake failed: EOF", "what is there hung up in the TLS handshake", "Perhaps it does not speak TLS: then leave --server-tls out."},
 	} {
 		transport := &transport{tls: true, certificate: test.certificate, log: &handshakes{tried: true, err: test.err}}
-		got := transport.failure(door{name: "probed.test:50051"}, test.text)
+		got := transport.failure(door{name: "probed.test:50051"}, errors.New(test.text))
 		if got.code != exitFailed || got.text != "no probed answers at probed.test:50051: "+test.want || got.advice != test.advice {
 			t.Errorf("%s: %d, %s, %s", test.text, got.code, got.text, got.advice)
 		}

@@ -44,13 +44,14 @@ func clusterFiles(world map[string]string) map[string]string {
 		"forward-named":    "to " + world["SERVER"],
 		"forward-guarded":  "to " + world["GUARDED"],
 		"forward-plain":    "to " + world["PLAIN"],
+		"forward-silent":   "to " + world["SILENT"],
 		"forward-dying":    "dies " + world["SERVER"] + " 1000000",
 		"forward-early":    "dies " + world["SERVER"] + " 100",
 	}
 	for _, fault := range []string{"forbidden", "gone", "refused", "ends", "garbage", "hang"} {
 		files["forward-"+fault] = fault
 	}
-	for _, name := range []string{"forbidden", "gone", "refused", "ends", "garbage", "hang", "dying", "early"} {
+	for _, name := range []string{"forbidden", "gone", "refused", "ends", "garbage", "hang", "silent", "dying", "early"} {
 		files["pods-pod="+name] = podList(podText(name, "node1", "{}", isReady))
 	}
 	return files

@@ -254,7 +254,7 @@ func (t *tool) dial(ctx context.Context, to door) (*server, error) {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, ctx.Err()
 		}
-		return nil, transport.failure(to, err.Error())
+		return nil, transport.failure(to, err)
 	}
 	return &server{conn: conn, where: "probed at " + to.address, via: to.via, close: func() { _ = conn.Close() }}, nil
 }
@@ -280,6 +280,9 @@ func serverAddress(text string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
+// errNoConnection is that the time was up, and nothing else known to be wrong.
+var errNoConnection = errors.New("no connection")
+
 // awaitConnection waits until conn is usable, or ctx ends, which takes timeout. The error says why it is not.
 func awaitConnection(ctx context.Context, conn *grpc.ClientConn, timeout time.Duration) error {
 	conn.Connect()
@@ -297,7 +300,7 @@ func awaitConnection(ctx context.Context, conn *grpc.ClientConn, timeout time.Du
 			conn.WaitForStateChange(ctx, state)
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("no connection within %v", timeout)
+			return fmt.Errorf("%w within %v", errNoConnection, timeout)
 		}
 	}
 }
