@@ -216,7 +216,7 @@ func (r *connectReport) add(c *connection) error {
 		r.vantage = true
 	}
 	err := c.verdict()
-	code, text, advice := explain(err)
+	code, text, advice := t.explain(err)
 	if text != "" && !c.missing() {
 		t.stderr.line("probectl: %s: %s", c.target, text)
 		if isInternal(err) {

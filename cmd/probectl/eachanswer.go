@@ -83,7 +83,7 @@ func tellAnswers[Response proto.Message](t *tool, all []*asked[said[Response]], 
 		if first.err == nil {
 			table(p, first.response)
 		} else {
-			_, text, advice := explain(first.err)
+			_, text, advice := t.explain(first.err)
 			p.line("failed: %s", text)
 			p.lines("", strings.Join(wrap(advice, 85), "\n"))
 			if traced {

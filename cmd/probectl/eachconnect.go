@@ -89,7 +89,7 @@ func (t *tool) tellConnection(all []*asked[[]*connection], i int) {
 		outcome := c.response.GetOutcome()
 		lines := connectLines(outcome, now)
 		if c.err != nil {
-			_, text, advice := explain(c.err)
+			_, text, advice := t.explain(c.err)
 			lines = append([]string{text}, strings.Split(advice, "\n")...)
 		}
 		if len(lines) == 0 {

@@ -57,7 +57,7 @@ func (t *tool) exchangeEach(ctx context.Context, request *probev1.ExchangeReques
 		return code, t.printExchange(a, request.GetTarget())
 	}
 	return askEach(ctx, t, question, machine, func(all []*asked[*exchanged]) {
-		tellExchanges(t.stdout, all, steps)
+		t.tellExchanges(all, steps)
 	})
 }
 
@@ -131,7 +131,8 @@ func (e *exchanged) row() []string {
 }
 
 // tellExchanges prints a row for each pod, and below them each different story once.
-func tellExchanges(p *printer, all []*asked[*exchanged], steps []string) {
+func (t *tool) tellExchanges(all []*asked[*exchanged], steps []string) {
+	p := t.stdout
 	var rows [][]string
 	for _, a := range all {
 		if a.err == nil {
@@ -151,7 +152,7 @@ func tellExchanges(p *printer, all []*asked[*exchanged], steps []string) {
 			p.line("%s more came, which --each does not show", bytesText(e.left))
 		}
 		if e.err != nil {
-			_, text, advice := explain(e.err)
+			_, text, advice := t.explain(e.err)
 			p.line("failed: %s", text)
 			p.lines("", advice)
 			continue

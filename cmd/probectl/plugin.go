@@ -45,6 +45,15 @@ const pluginExample = `  probectl connect db:5432
 // ownName is this program in an example, where that does not call it a plugin itself.
 var ownName = regexp.MustCompile(`(?m)(^  |\| )probectl `)
 
+// explain is the function of this name, and calls this program in the advice what it is run as.
+func (t *tool) explain(err error) (code int, text, advice string) {
+	code, text, advice = explain(err)
+	if t.plugin != "" {
+		advice = strings.ReplaceAll(advice, ": probectl ", ": kubectl "+t.plugin+" ")
+	}
+	return code, text, advice
+}
+
 // nameAsPlugin makes the help texts say how the program is run as a plugin.
 func nameAsPlugin(root *cobra.Command, plugin string) {
 	root.Example = pluginExample

@@ -48,7 +48,7 @@ func run(ctx context.Context, program string, args []string, stdin io.Reader, st
 		t.stderr.line("usage: %s; more: %s --help", command.UseLine(), command.CommandPath())
 		return exitUsage
 	}
-	code, text, advice := explain(err)
+	code, text, advice := t.explain(err)
 	if text != "" {
 		t.stderr.line("probectl: %s", text)
 	}
