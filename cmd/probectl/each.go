@@ -33,7 +33,7 @@ const mostPods = 32
 
 // askEach asks every pod that --kube means at the same time, and tells of them in the order of their nodes: of each to a
 // machine, as soon as it and those before it are known, and then of all to a person. It returns an error for those that
-// could not be asked, if there is no other. The answers' own verdict is the code that machine returns.
+// could not be asked, if there is no other, save those that are parting. The answers' own verdict is the code that machine returns.
 func askEach[Answer any](
 	ctx context.Context, t *tool,
 	ask func(context.Context, *server) (Answer, error),
@@ -84,6 +84,9 @@ func askEach[Answer any](
 					code = exitInterrupted
 					return t.printErrorFrom(a.pod, status.Error(codes.Canceled, "interrupted before it answered"))
 				case a.err != nil:
+					if f.parting(a.pod) {
+						code = exitYes
+					}
 					_, text, _ := explain(a.err)
 					return t.printErrorFrom(a.pod, status.Error(codes.Unavailable, text))
 				}
@@ -139,6 +142,9 @@ func (t *tool) findAll(ctx context.Context) (*found, error) {
 
 // askPod calls ask with the probed in a pod. The error is why it has no answer.
 func (t *tool) askPod(ctx context.Context, f *found, p pod, ask func(*server) error) error {
+	if f.parting(p) {
+		return &exitError{exitFailed, "it is being deleted, which is no failure while another pod is ready", ""}
+	}
 	if p.notReady != "" {
 		return &exitError{exitFailed, "it is not ready: " + p.notReady, p.tellMore()}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -246,6 +247,11 @@ func (f *found) noPod(selector string) error {
 		advice = "Is its Deployment or DaemonSet there, and does it have pods?"
 	}
 	return &exitError{exitFailed, text, advice}
+}
+
+// parting tells whether a pod is being deleted and another is ready, so that nothing is wrong: a rollout or an eviction.
+func (f *found) parting(p pod) bool {
+	return p.deleted && slices.ContainsFunc(f.pods, func(p pod) bool { return p.notReady == "" })
 }
 
 // pick chooses the pod to ask, the same each time.

@@ -34,6 +34,8 @@ func clusterFiles(world map[string]string) map[string]string {
 		"pods-mesh=split":  podList(podText("m-1", "node1", "{}", isReady), podText("m-2", "node2", "{}", isReady), podText("m-3", "node3", "{}", isReady)),
 		"pods-mesh=denied": podList(podText("plain", "node1", "{}", isReady), podText("m-2", "node2", "{}", isReady)),
 		"pods-mesh=lost":   podList(podText("m-1", "node1", "{}", isReady), podText("m-5", "node5", "{}", lostNode)),
+		"pods-mesh=rolls":  podList(podText("m-1", "node1", "{}", isReady), deleted(podText("m-2", "node2", "{}", isReady))),
+		"pods-mesh=goes":   podList(deleted(podText("m-1", "node1", "{}", isReady)), podText("m-5", "node5", "{}", lostNode)),
 		"pods-mesh=hostile": strings.ReplaceAll(podList(podText("m-1", "NODE", "{}", isReady), podText("m-2", "node2", "{}",
 			`{"phase": "Pending", "reason": "NODE", "message": "NODE"}`)), "NODE", `\u001b]0;owned\u0007\u202e`),
 		"forward-m-1": "to " + world["SERVER"],
@@ -71,7 +73,7 @@ var illPods = []string{
 		"state": {"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"probed-tokens\" not found"}}}]}`),
 	podText("b", "", "{}", `{"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
 		"message": "0/2 nodes are available"}]}`),
-	strings.Replace(podText("c", "node2", "{}", isReady), `"namespace"`, `"deletionTimestamp": "2026-01-01T00:00:00Z", "namespace"`, 1),
+	deleted(podText("c", "node2", "{}", isReady)),
 	podText("d", "node2", "{}", `{"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [{"name": "probed",
 		"ready": false, "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}`),
 	podText("e", "node2", "{}", `{"phase": "Running", "conditions": [{"type": "Ready", "status": "False", "reason": "ContainersNotReady",
@@ -99,6 +101,11 @@ func podText(name, node, labels, status string, ports ...int) string {
 	}
 	return fmt.Sprintf(`{"metadata": {"name": %q, "namespace": "shop", "labels": %s}, "spec": {"nodeName": %q, "containers": [{"ports": [%s]}]}, "status": %s}`,
 		name, labels, node, strings.Join(list, ", "), status)
+}
+
+// deleted is a pod that is being deleted.
+func deleted(pod string) string {
+	return strings.Replace(pod, `"namespace"`, `"deletionTimestamp": "2026-01-01T00:00:00Z", "namespace"`, 1)
 }
 
 // TestNotReady: the most telling reason is the one that is told.

@@ -15,6 +15,7 @@ type pod struct {
 	node            string // empty: it is on none yet
 	port            int32  // of its gRPC listener
 	notReady        string // why it is not; empty: it is
+	deleted         bool   // it is being
 }
 
 func (p pod) String() string {
@@ -89,6 +90,7 @@ func readPods(text []byte, labels map[string]string) ([]pod, error) {
 		}
 		read := pod{
 			namespace: p.Metadata.Namespace, name: p.Metadata.Name, node: p.Spec.NodeName, port: p.port(), notReady: p.notReady(),
+			deleted: p.Metadata.DeletionTimestamp != "",
 		}
 		if p.Status.Phase == "Failed" || p.Status.Phase == "Succeeded" {
 			ended = append(ended, read)

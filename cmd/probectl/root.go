@@ -70,9 +70,10 @@ With --kube, or PROBECTL_KUBE, a probed in a Kubernetes cluster answers: one in 
 that Service, or with these labels. kubectl finds the pod and forwards a port to it, with
 your own configuration and rights; --namespace, --context and --kubeconfig are handed on to
 it. With --each every such pod is asked, and the answers stand side by side: what works from
-one node and not from another. A pod that cannot be asked is told too. A link to this
-program, called kubectl-probectl and on the PATH, makes it a plugin of kubectl, which asks
-the Service probed of a namespace: kubectl probectl -n shop connect db:5432
+one node and not from another. A pod that cannot be asked is told too, and is a failure
+unless it is being deleted and another is ready. A link to this program, called
+kubectl-probectl and on the PATH, makes it a plugin of kubectl, which asks the Service
+probed of a namespace: kubectl probectl -n shop connect db:5432
 
 A probed that others can reach speaks TLS and asks who calls. --server-tls, or any of
 --server-ca, --server-cert and --server-name, speaks TLS to it; --token-file, or a token in
