@@ -143,3 +143,14 @@ func TestNoPermissionToPing(t *testing.T) {
 		}
 	}
 }
+
+// The address of a Service answers no echo, and its node says so as it says that a Service has no endpoints.
+func TestEchoRefusedOnTheWay(t *testing.T) {
+	t.Parallel()
+	refused := &failure{reason: ConnectionRefused, hint: hintRefusedOnTheWay}
+	for scheme, want := range map[string]string{"icmp": hintEchoRefused, "icmp4": hintEchoRefused, "icmp6": hintEchoRefused, "tcp": hintRefusedOnTheWay} {
+		if got := hint(refused, Target{Scheme: scheme, Host: "10.96.0.1"}); got != want {
+			t.Errorf("%s: %q", scheme, got)
+		}
+	}
+}

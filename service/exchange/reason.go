@@ -81,6 +81,7 @@ var reasons = [...]struct {
 const (
 	hintDatagramSilence   = "UDP silence proves nothing: the datagram or its answer was dropped, or the service does not answer what it does not understand."
 	hintNoReply           = "No echo reply: the host is down, the address belongs to nobody, there is no way back, or ICMP is dropped, by a network policy or a firewall on the way or by the host itself. Many drop it who let other things pass, and the address of a Service need not answer at all: try a port."
+	hintEchoRefused       = "Not the host answered but somebody before it, see the ICMP message: a firewall rejects, or the address is that of a Service, which is its ports and nothing else: try one of them."
 	textPingGroups        = " (net.ipv4.ping_group_range must include the group of probed; in a pod the component icmp of the manifests does that)"
 	hintPingGroups        = "The kernel gives ICMP sockets, of IPv6 too, to the groups of net.ipv4.ping_group_range alone. Each network namespace has its own: of a pod it is a sysctl of the securityContext, which the component icmp of the manifests sets to the group of probed."
 	hintUnixRefused       = "The socket's file is there and nobody listens on it: the process that made it is gone."
@@ -116,6 +117,8 @@ func (r Reason) layer() Layer { return reasons[r].layer }
 
 func hint(f *failure, target Target) string {
 	switch {
+	case target.IsICMP() && f.hint == hintRefusedOnTheWay: // which is for those who asked for a port
+		return hintEchoRefused
 	case f.hint != "":
 		return f.hint
 	case target.IsICMP() && (f.reason == ConnectTimeout || f.reason == ReceiveTimeout):
