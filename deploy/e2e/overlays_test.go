@@ -53,11 +53,22 @@ func TestShared(t *testing.T) {
 	testenv.Test(t, features.New("base with tls, oidc, podmonitor and icmp").
 		Assess("asks who calls", asksWhoCalls("shared", minted)).
 		Assess("answers from its pod", answersFromItsPod("shared")).
-		Assess("may open ICMP sockets", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
-			for _, pod := range at(ctx, t, "shared").pods(ctx, t, probedLabels) { // that runs, and so was let
+		Assess("asks for echoes by ICMP", func(ctx context.Context, t *testing.T, _ *envconf.Config) context.Context {
+			p := at(ctx, t, "shared")
+			for _, pod := range p.pods(ctx, t, probedLabels) {
 				want := corev1.Sysctl{Name: "net.ipv4.ping_group_range", Value: "65532 65532"}
 				if !slices.Contains(pod.Spec.SecurityContext.Sysctls, want) {
 					t.Errorf("%s has %v", pod.Name, pod.Spec.SecurityContext.Sysctls)
+				}
+				// Its own address, which no policy of the network is about.
+				target := "icmp://" + pod.Status.PodIP
+				if strings.Contains(pod.Status.PodIP, ":") {
+					target = "icmp://[" + pod.Status.PodIP + "]"
+				}
+				for _, c := range p.ask(ctx, t, &pod) {
+					if outcome, err := c.Connect(ctx, &probev1.ConnectRequest{Target: target}); err != nil || !outcome.GetOk() {
+						t.Errorf("%s: %s: %v, %v", c, target, outcome, err)
+					}
 				}
 			}
 			return ctx
