@@ -185,11 +185,7 @@ func because(reason, message string) string {
 // serviceJSON is of a Service what is used of it.
 type serviceJSON struct {
 	Metadata struct{ Name, Namespace string }
-	Spec     struct {
-		Type         string
-		ExternalName string
-		Selector     map[string]string
-	}
+	Spec     struct{ Selector map[string]string }
 }
 
 // readService reads what kubectl get service -o json wrote.
