@@ -29,7 +29,7 @@ PROTO_IMPORTS := .build/proto
 # keeps every method there is.
 BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: lint-tools help demo build test test-system check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image check-image clean FORCE
+.PHONY: lint-tools help demo build test test-system check-ecosystem check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image check-image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -52,6 +52,9 @@ test: ## the tests that need no more than Go, a C compiler, ip and nft, race det
 test-system: ## the tests that need root, namespaces and Debian packages; installs what is missing
 	tools/test-system
 
+check-ecosystem: ## the tests with what people use beside probed; installs what is missing (root)
+	tools/ecosystem
+
 lint-tools: $(TOOLS)/golangci-lint $(TOOLS)/buf
 
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(PROTO_IMPORTS) ## golangci-lint, buf lint, formats
@@ -60,6 +63,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(PROTO_IMPORTS) ## golangci-lint, buf
 	$(TOOLS)/golangci-lint run
 	cd tools && $(TOOLS)/golangci-lint run --config ../.golangci.yml
 	cd deploy && $(TOOLS)/golangci-lint run --config ../.golangci.yml --build-tags e2e,fault
+	cd ecosystem && $(TOOLS)/golangci-lint run --config ../.golangci.yml
 	$(TOOLS)/buf lint api/proto
 	$(TOOLS)/buf format --diff --exit-code api/proto
 
