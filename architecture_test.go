@@ -105,7 +105,7 @@ var house = map[string]room{
 		never: []string{"flag", "log", "os"},
 	},
 	"service/metrics": {
-		ours: []string{"service", "service/echo", "service/exchange", "service/policy"},
+		ours: []string{"service", "service/echo", "service/exchange", "service/guard", "service/policy"},
 		others: []string{
 			"github.com/prometheus/client_golang",
 			"github.com/prometheus/client_model/go",

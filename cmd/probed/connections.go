@@ -98,6 +98,13 @@ func (c *connection) CloseWrite() error {
 	return c.Close()
 }
 
+// count is how many are open.
+func (c *connections) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.open)
+}
+
 // close closes all that are open.
 func (c *connections) close() {
 	c.mu.Lock()

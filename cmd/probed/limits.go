@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	configv1 "probed/gen/probe/config/v1"
+	"probed/service/guard"
 )
 
 // limits are the bounds on what callers make probed hold and do, each as the configuration describes it. In those that
@@ -113,4 +114,18 @@ func drainOf(m *configv1.Drain, reachable bool) (delay, timeout time.Duration) {
 	overrideDuration(&delay, m.GetDelay())
 	overrideDuration(&timeout, m.GetTimeout())
 	return delay, timeout
+}
+
+// countLimits shows the limits that callers can reach, and how near they are.
+func (s *server) countLimits(limiter *guard.Limiter) {
+	calls := func() int { calls, _ := limiter.UnderWay(); return calls }
+	sessions := func() int { _, sessions := limiter.UnderWay(); return sessions }
+	s.counts.Limit(guard.LimitCalls, s.limits.Calls, calls)
+	s.counts.Limit(guard.LimitCallsPerCaller, s.limits.CallsPerCaller, nil)
+	s.counts.Limit(guard.LimitSessions, s.limits.Sessions, sessions)
+	s.counts.Limit(guard.LimitSessionsPerCaller, s.limits.SessionsPerCaller, nil)
+	s.counts.Limit("connections", s.limits.Connections, s.accepted.count)
+	s.counts.Limit("connections_per_address", s.limits.ConnectionsPerAddress, nil)
+	s.counts.Limit(guard.LimitDialsPerSecond, s.limits.DialsPerSecond, nil)
+	s.counts.Limit(guard.LimitTargetsPerMinute, s.limits.TargetsPerMinute, nil)
 }

@@ -45,18 +45,19 @@ func (s *server) prepare(c *config) (apply func(), err error) {
 	}
 	steps := []func(){func() { s.retire(s.rules.Swap(next)) }}
 	for _, one := range []struct {
+		name     string
 		listener *listenerTLS
 		files    *tlsFiles
 		protocol string
-	}{{&s.grpcTLS, c.grpc.tls, "h2"}, {&s.httpTLS, c.http.tls, "http/1.1"}} {
+	}{{"grpc", &s.grpcTLS, c.grpc.tls, "h2"}, {"http", &s.httpTLS, c.http.tls, "http/1.1"}} {
 		if one.files == nil {
 			continue
 		}
-		step, err := one.listener.load(one.files, one.protocol)
+		step, expires, err := one.listener.load(one.files, one.protocol)
 		if err != nil {
 			return nil, err
 		}
-		steps = append(steps, step)
+		steps = append(steps, step, func() { s.counts.Certificate(one.name, expires) })
 	}
 	return func() {
 		for _, step := range steps {

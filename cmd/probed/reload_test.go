@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -78,13 +79,18 @@ func TestReloadUnderLoad(t *testing.T) {
 	l.each(t)
 
 	// The server has another certificate.
-	certificate, key := s.servers.issue(t, "probed", time.Now().Add(time.Hour))
+	expires := time.Now().Add(34 * time.Minute)
+	certificate, key := s.servers.issue(t, "probed", expires)
 	s.put(t, map[string]string{"tls.crt": certificate, "tls.key": key})
 	before := s.shown(t)
 	s.reload(t, reloadsOK)
 	for listener, serial := range s.shown(t) {
 		if serial == before[listener] {
 			t.Errorf("%s shows the old certificate", listener)
+		}
+		text := s.metric(t, `probed_certificate_expiration_timestamp_seconds{listener="`+listener+`"}`)
+		if at, err := strconv.ParseFloat(text, 64); err != nil || int64(at) != expires.Unix() {
+			t.Errorf("%s is told to show a certificate that expires at %q, want %d", listener, text, expires.Unix())
 		}
 	}
 	l.each(t)

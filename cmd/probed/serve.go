@@ -198,6 +198,8 @@ func (s *server) assemble() error {
 		Sessions: s.limits.Sessions, SessionsPerCaller: s.limits.SessionsPerCaller,
 		DialsPerSecond: s.limits.DialsPerSecond, TargetsPerMinute: s.limits.TargetsPerMinute,
 	})
+	s.countLimits(limiter)
+	s.counts.Ready(s.ready.Load)
 	hooks := s.counts.ServiceHooks()
 	s.service = service.New(service.Config{
 		Policy:  rules,

@@ -2,7 +2,9 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"sync/atomic"
+	"time"
 )
 
 // listenerTLS is the TLS of one listener. What it is made of can be exchanged while connections are open; those keep what
@@ -12,11 +14,14 @@ type listenerTLS struct {
 }
 
 // load reads the files of a listener and returns what puts them in force, so that several can be read before any is.
-// protocol is the one of ALPN that the listener speaks.
-func (l *listenerTLS) load(files *tlsFiles, protocol string) (apply func(), err error) {
+// protocol is the one of ALPN that the listener speaks; expires is when what it shows will have expired.
+func (l *listenerTLS) load(files *tlsFiles, protocol string) (apply func(), expires time.Time, err error) {
 	certificate, clients, err := files.load()
+	if err == nil {
+		expires, err = expiration(certificate)
+	}
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
 	}
 	config := &tls.Config{
 		Certificates: []tls.Certificate{certificate},
@@ -29,7 +34,21 @@ func (l *listenerTLS) load(files *tlsFiles, protocol string) (apply func(), err 
 		// Who brings none may have a token; which calls then are allowed is for the interceptors to say.
 		config.ClientCAs, config.ClientAuth = clients, tls.VerifyClientCertIfGiven
 	}
-	return func() { l.current.Store(config) }, nil
+	return func() { l.current.Store(config) }, expires, nil
+}
+
+// expiration is when the first of a chain expires: with it goes the rest.
+func expiration(chain tls.Certificate) (first time.Time, err error) {
+	for _, der := range chain.Certificate {
+		certificate, err := x509.ParseCertificate(der)
+		if err != nil {
+			return first, err
+		}
+		if first.IsZero() || certificate.NotAfter.Before(first) {
+			first = certificate.NotAfter
+		}
+	}
+	return first, nil
 }
 
 // config is for the server: each handshake gets what is in force then.

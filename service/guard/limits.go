@@ -3,6 +3,8 @@ package guard
 import (
 	"fmt"
 	"hash/maphash"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,17 +47,21 @@ type LimitError struct {
 	RetryAfter time.Duration
 }
 
+var limitTexts = map[string]string{
+	LimitCalls:             "%d calls are under way, which is the most in all",
+	LimitCallsPerCaller:    "%d calls are under way, which is the most for one caller",
+	LimitSessions:          "%d sessions are open, which is the most in all",
+	LimitSessionsPerCaller: "%d sessions are open, which is the most for one caller",
+	LimitDialsPerSecond:    "%d dials a second are the most for one caller",
+	LimitTargetsPerMinute:  "%d different targets a minute are the most for one caller",
+	LimitPublicCalls:       "%d calls of this method are under way, which is the most of those that ask for no credentials",
+}
+
+// LimitNames are all that LimitError.Limit can be.
+func LimitNames() []string { return slices.Sorted(maps.Keys(limitTexts)) }
+
 func (e *LimitError) Error() string {
-	what := map[string]string{
-		LimitCalls:             "%d calls are under way, which is the most in all",
-		LimitCallsPerCaller:    "%d calls are under way, which is the most for one caller",
-		LimitSessions:          "%d sessions are open, which is the most in all",
-		LimitSessionsPerCaller: "%d sessions are open, which is the most for one caller",
-		LimitDialsPerSecond:    "%d dials a second are the most for one caller",
-		LimitTargetsPerMinute:  "%d different targets a minute are the most for one caller",
-		LimitPublicCalls:       "%d calls of this method are under way, which is the most of those that ask for no credentials",
-	}[e.Limit]
-	return fmt.Sprintf(what, e.Max) + "; try again in " + e.RetryAfter.String()
+	return fmt.Sprintf(limitTexts[e.Limit], e.Max) + "; try again in " + e.RetryAfter.String()
 }
 
 const (
@@ -123,6 +129,13 @@ func (l *Limiter) Call(caller string) (release func(), err error) {
 	defer l.mu.Unlock()
 	return l.calls.hold(&l.mu, caller,
 		bound{LimitCalls, l.limits.Calls}, bound{LimitCallsPerCaller, l.limits.CallsPerCaller})
+}
+
+// UnderWay tells how many calls, and how many sessions, all callers have at this time.
+func (l *Limiter) UnderWay() (calls, sessions int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.calls.all, l.sessions.all
 }
 
 // held is how many of something callers have at this time.

@@ -1,6 +1,10 @@
 package guard
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
 
 // Why a caller is not identified: the values of UnauthenticatedError.Reason. They are few and stable, fit for a metric's
 // label.
@@ -27,6 +31,9 @@ var reasonTexts = map[string]string{
 	ReasonCertificate:       "the client certificate is not signed by an authority that is trusted here",
 	ReasonIssuerUnavailable: "the bearer token cannot be checked, its issuer does not answer: try again later",
 }
+
+// Reasons are all of them.
+func Reasons() []string { return slices.Sorted(maps.Keys(reasonTexts)) }
 
 // UnauthenticatedError says why it is not known who sent a request. Its text is fit for the caller.
 type UnauthenticatedError struct {

@@ -23,6 +23,7 @@ import (
 	"probed/service"
 	"probed/service/echo"
 	"probed/service/exchange"
+	"probed/service/guard"
 	"probed/service/policy"
 )
 
@@ -48,53 +49,121 @@ type Metrics struct {
 	insecure       prometheus.Gauge
 	refused        prometheus.Counter
 	reloads        *prometheus.CounterVec
+	most           *prometheus.GaugeVec
 	reloaded       prometheus.Gauge
+	reloadedAt     prometheus.Gauge
 	auditWrites    *prometheus.CounterVec
 	issuers        *prometheus.CounterVec
 	strangers      *prometheus.CounterVec
+	expirations    *prometheus.GaugeVec
 }
+
+const (
+	// Those who scrape native histograms get these, the others the classic ones.
+	nativeFactor = 1.1
+	nativeMost   = 100
+	nativeReset  = time.Hour
+	// ruleOfRole stands for all rules of roles: how many there are is the operator's to say.
+	ruleOfRole = "allow-role"
+)
+
+// buckets are from a lookup in memory to a connection that times out.
+var buckets = []float64{.0001, .0005, .001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 
 // New returns Metrics for this version of the program.
 func New(version string) *Metrics {
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
-	}
-	// Buckets from a lookup in memory to a connection that times out. Those who scrape native histograms get these
-	// instead, the others the classic ones.
-	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: name, Help: help,
-			Buckets:                         []float64{.0001, .0005, .001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-			NativeHistogramBucketFactor:     1.1,
-			NativeHistogramMaxBucketNumber:  100,
-			NativeHistogramMinResetDuration: time.Hour,
-		}, labels)
-	}
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		rpcs:     newRPCs(),
 
-		dials:          counter("probed_dials_total", "Attempts to connect to one address, by the target's scheme and how they ended.", "network", "reason"),
-		dialDuration:   histogram("probed_dial_duration_seconds", "How long an attempt to connect to one address took.", "network"),
-		bytes:          counter("probed_session_bytes_total", "Bytes of targets, by direction as seen from here.", "network", "direction"),
-		active:         prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "probed_sessions_active", Help: "Exchanges under way."}, []string{"network"}),
-		sessions:       counter("probed_sessions_total", "Exchanges that have ended, by the reason of their outcome.", "network", "reason"),
-		lookups:        counter("probed_lookups_total", "Lookups, by kind and how they ended.", "kind", "reason"),
-		lookupDuration: histogram("probed_lookup_duration_seconds", "How long a lookup took.", "kind"),
-		decisions:      counter("probed_policy_decisions_total", "Decisions of the policy, each about one address to connect to or one name or address to look up.", "decision"),
-		echoed:         counter("probed_echo_bytes_total", "Bytes that the echo listeners have sent back.", "network"),
-		echoStreams:    counter("probed_echo_connections_total", "Connections that the echo listeners have served or are serving.", "network"),
-		echoActive:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "probed_echo_connections_active", Help: "Connections that the echo listeners are serving."}, []string{"network"}),
-		insecure:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "probed_insecure_listeners", Help: "Listeners reachable from outside without authentication, because --insecure-no-auth said so."}),
-		limited:        counter("probed_limits_reached_total", "Calls and dials that were refused because a limit is reached, by its name.", "limit"),
-		refused:        prometheus.NewCounter(prometheus.CounterOpts{Name: "probed_connections_refused_total", Help: "Connections of callers that were closed at once, because there were too many."}),
-		reloads:        counter("probed_config_reloads_total", "Times the configuration was read again, by whether it was put in force (ok) or has faults (error).", "result"),
-		reloaded:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "probed_config_last_reload_successful", Help: "Whether the configuration in force is what its files say now."}),
-		auditWrites:    counter("probed_audit_writes_total", "Writes to the audit log, by whether they succeeded (ok) or not (error).", "result"),
-		issuers:        counter("probed_issuer_requests_total", "Times an issuer of tokens was asked for its keys, by whether it gave them (ok) or not (error).", "result"),
-		strangers:      counter("probed_unauthenticated_total", "Calls that were refused because it was not known who called, by what was wrong with their credentials.", "reason"),
+		dials: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_dials_total", Help: "Attempts to connect to one address, by the target's scheme and how they ended.",
+		}, []string{"network", "reason"}),
+		dialDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "probed_dial_duration_seconds", Help: "How long an attempt to connect to one address took.",
+			Buckets: buckets, NativeHistogramBucketFactor: nativeFactor, NativeHistogramMaxBucketNumber: nativeMost, NativeHistogramMinResetDuration: nativeReset,
+		}, []string{"network"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_session_bytes_total", Help: "Bytes of targets, by direction as seen from here.",
+		}, []string{"network", "direction"}),
+		active: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "probed_sessions_active", Help: "Exchanges under way.",
+		}, []string{"network"}),
+		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_sessions_total", Help: "Exchanges that have ended, by the reason of their outcome.",
+		}, []string{"network", "reason"}),
+		lookups: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_lookups_total", Help: "Lookups, by kind and how they ended.",
+		}, []string{"kind", "reason"}),
+		lookupDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "probed_lookup_duration_seconds", Help: "How long a lookup took.",
+			Buckets: buckets, NativeHistogramBucketFactor: nativeFactor, NativeHistogramMaxBucketNumber: nativeMost, NativeHistogramMinResetDuration: nativeReset,
+		}, []string{"kind"}),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_policy_decisions_total", Help: "Decisions of the policy, each about one address to connect to or one name or address to look up.",
+		}, []string{"decision"}),
+		echoed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_echo_bytes_total", Help: "Bytes that the echo listeners have sent back.",
+		}, []string{"network"}),
+		echoStreams: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_echo_connections_total", Help: "Connections that the echo listeners have served or are serving.",
+		}, []string{"network"}),
+		echoActive: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "probed_echo_connections_active", Help: "Connections that the echo listeners are serving.",
+		}, []string{"network"}),
+		insecure: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "probed_insecure_listeners", Help: "Listeners reachable from outside without authentication, because --insecure-no-auth said so.",
+		}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_limits_reached_total", Help: "Calls and dials that were refused because a limit is reached, by its name.",
+		}, []string{"limit"}),
+		most: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "probed_limit_max", Help: "How much a limit allows, by its name; one that is not here is unlimited.",
+		}, []string{"limit"}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "probed_connections_refused_total", Help: "Connections of callers that were closed at once, because there were too many.",
+		}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_config_reloads_total", Help: "Times the configuration was read again, by whether it was put in force (ok) or has faults (error).",
+		}, []string{"result"}),
+		reloaded: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "probed_config_last_reload_successful", Help: "Whether the configuration in force is what its files say now.",
+		}),
+		reloadedAt: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "probed_config_last_reload_success_timestamp_seconds", Help: "When the configuration in force was put there.",
+		}),
+		auditWrites: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_audit_writes_total", Help: "Writes to the audit log, by whether they succeeded (ok) or not (error).",
+		}, []string{"result"}),
+		issuers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_issuer_requests_total", Help: "Times an issuer of tokens was asked for its keys, by whether it gave them (ok) or not (error).",
+		}, []string{"result"}),
+		strangers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_unauthenticated_total", Help: "Calls that were refused because it was not known who called, by what was wrong with their credentials.",
+		}, []string{"reason"}),
+		expirations: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "probed_certificate_expiration_timestamp_seconds", Help: "When the certificate that a listener shows will have expired, or the first of its chain.",
+		}, []string{"listener"}),
 	}
 	m.reloaded.Set(1) // what it began with
+	m.reloadedAt.SetToCurrentTime()
+	// What is there from the start is seen to grow by the first one. Where the labels are few all are there, else those
+	// that somebody may be woken by.
+	for _, scheme := range exchange.Schemes() {
+		m.active.WithLabelValues(scheme)
+		m.sessions.WithLabelValues(scheme, reasonLabel(exchange.None))
+		m.sessions.WithLabelValues(scheme, reasonLabel(exchange.Internal))
+	}
+	for _, rule := range policy.Rules() {
+		m.decisions.WithLabelValues(rule)
+	}
+	m.decisions.WithLabelValues(ruleOfRole)
+	for _, limit := range guard.LimitNames() {
+		m.limited.WithLabelValues(limit)
+	}
+	for _, reason := range guard.Reasons() {
+		m.strangers.WithLabelValues(reason)
+	}
 	for _, results := range []*prometheus.CounterVec{m.reloads, m.auditWrites, m.issuers} {
 		results.WithLabelValues(resultOK)
 		results.WithLabelValues(resultError)
@@ -106,7 +175,8 @@ func New(version string) *Metrics {
 
 	m.registry.MustRegister(
 		m.dials, m.dialDuration, m.bytes, m.active, m.sessions, m.lookups, m.lookupDuration, m.decisions,
-		m.echoed, m.echoStreams, m.echoActive, m.insecure, m.limited, m.refused, m.reloads, m.reloaded, m.auditWrites, m.issuers, m.strangers, info, m.rpcs,
+		m.echoed, m.echoStreams, m.echoActive, m.insecure, m.limited, m.most, m.refused,
+		m.reloads, m.reloaded, m.reloadedAt, m.auditWrites, m.issuers, m.strangers, m.expirations, info, m.rpcs,
 	)
 	return m
 }
@@ -140,13 +210,14 @@ func (m *Metrics) Initialize(server *grpc.Server) { m.server = server }
 func (m *Metrics) ServiceHooks() service.Hooks {
 	return service.Hooks{
 		Lookup: func(kind, reason string, duration time.Duration) {
-			m.lookups.WithLabelValues(kind, reason).Inc()
+			// The contract's prefix tells enums apart; here the label does.
+			m.lookups.WithLabelValues(kind, strings.TrimPrefix(reason, "ERROR_REASON_")).Inc()
 			m.lookupDuration.WithLabelValues(kind).Observe(duration.Seconds())
 		},
 		Decided: func(decision policy.Decision) {
 			rule := decision.Rule
-			if strings.Contains(rule, "/") { // ROLE/RULE: how many there are is the operator's to say
-				rule = "allow-role"
+			if strings.Contains(rule, "/") { // ROLE/RULE
+				rule = ruleOfRole
 			}
 			m.decisions.WithLabelValues(rule).Inc()
 		},
@@ -172,7 +243,39 @@ func (m *Metrics) Reloaded(ok bool) {
 	m.reloaded.Set(0)
 	if ok {
 		m.reloaded.Set(1)
+		m.reloadedAt.SetToCurrentTime()
 	}
+}
+
+// Limit tells how much the limit of this name allows, of the names that limits are told by when they are reached; zero or
+// less: any number. used tells, when it is asked, how much is in use; nil: that is of each caller, or a rate.
+func (m *Metrics) Limit(name string, most int, used func() int) {
+	if most > 0 {
+		m.most.WithLabelValues(name).Set(float64(most))
+	}
+	if used == nil {
+		return
+	}
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "probed_limit_used", Help: "How much of a limit is in use, by its name.", ConstLabels: prometheus.Labels{"limit": name},
+	}, func() float64 { return float64(used()) }))
+}
+
+// Ready tells by ready, when it is asked, whether new calls are welcome. Call it once.
+func (m *Metrics) Ready(ready func() bool) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "probed_ready", Help: "Whether new calls are welcome, as /readyz says: 0 before probed serves, and while it ends.",
+	}, func() float64 {
+		if ready() {
+			return 1
+		}
+		return 0
+	}))
+}
+
+// Certificate tells when the certificate that a listener shows from now on expires.
+func (m *Metrics) Certificate(listener string, expires time.Time) {
+	m.expirations.WithLabelValues(listener).Set(float64(expires.Unix()))
 }
 
 // AuditWritten counts a write to the audit log.

@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"log/slog"
 	"maps"
@@ -14,11 +17,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
@@ -116,6 +121,75 @@ func (w *world) series(t *testing.T, prefix string) map[string]float64 {
 	return found
 }
 
+var fromTheStart = regexp.MustCompile(`^probed_(sessions_active|sessions_total\{.*reason=(OK|INTERNAL)\}|(policy_decisions|limits_reached|unauthenticated)_total)`)
+
+// A series that begins with its first event hides it from rate() and increase(): those with few labels, and those that
+// somebody may be woken by, are there before.
+func TestFromTheStart(t *testing.T) {
+	t.Parallel()
+	m := New("v1.2.3")
+	got := (&world{Metrics: m}).series(t, "probed_")
+	for _, c := range []struct{ file, prefix, series string }{
+		{"../policy/policy.go", "Rule", "probed_policy_decisions_total{decision=%s}"},
+		{"../guard/limits.go", "Limit", "probed_limits_reached_total{limit=%s}"},
+		{"../guard/unauthenticated.go", "Reason", "probed_unauthenticated_total{reason=%s}"},
+	} {
+		values := constants(t, c.file, c.prefix)
+		if len(values) < 5 {
+			t.Errorf("%s has only %q", c.file, values)
+		}
+		for _, value := range values {
+			if count, ok := got[fmt.Sprintf(c.series, value)]; !ok || count != 0 {
+				t.Errorf(c.series+" is not there: %v, %v", value, count, ok)
+			}
+		}
+	}
+	for _, name := range []string{
+		"probed_policy_decisions_total{decision=allow-role}", "probed_sessions_active{network=icmp6}",
+		"probed_sessions_total{network=tls,reason=INTERNAL}", "probed_sessions_total{network=unix,reason=OK}",
+	} {
+		if _, ok := got[name]; !ok {
+			t.Errorf("%s is not there", name)
+		}
+	}
+}
+
+// constants are the values of the string constants of a file whose names begin with prefix.
+func constants(t *testing.T, file, prefix string) (values []string) {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(parsed, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || len(spec.Values) != 1 || !strings.HasPrefix(spec.Names[0].Name, prefix) {
+			return true
+		}
+		if literal, ok := spec.Values[0].(*ast.BasicLit); ok && literal.Kind == token.STRING {
+			values = append(values, strings.Trim(literal.Value, `"`))
+		}
+		return true
+	})
+	return values
+}
+
+// A reload that fails leaves the time of the one that did not.
+func TestReloaded(t *testing.T) {
+	t.Parallel()
+	w := &world{Metrics: New("v1.2.3")}
+	w.reloadedAt.Set(1)
+	const at = "probed_config_last_reload_success_timestamp_seconds"
+	w.Reloaded(false)
+	if got := w.series(t, "probed_config_last"); got[at+"{}"] != 1 || got["probed_config_last_reload_successful{}"] != 0 {
+		t.Errorf("after a failure: %v", got)
+	}
+	w.Reloaded(true)
+	if got := w.series(t, "probed_config_last"); got[at+"{}"] < 1_000_000_000 || got["probed_config_last_reload_successful{}"] != 1 {
+		t.Errorf("after a success: %v", got)
+	}
+}
+
 // After a script of calls, exactly these series are there, with exactly these numbers.
 func TestSeries(t *testing.T) {
 	t.Parallel()
@@ -141,52 +215,73 @@ func TestSeries(t *testing.T) {
 	far.Echoed("tcp", 6)
 	far.Closed("tcp")
 	w.Insecure(2)
+	w.Limit("sessions", 256, func() int { return 3 })
+	w.Limit("sessions_per_caller", 32, nil)
+	w.Limit("calls", 0, func() int { return 5 })
+	w.Ready(func() bool { return true })
+	w.Certificate("grpc", time.Unix(4_000_000_000, 0))
 
 	want := map[string]float64{
-		"probed_audit_writes_total{result=error}":                                  0,
-		"probed_audit_writes_total{result=ok}":                                     0,
-		"probed_config_last_reload_successful{}":                                   1,
-		"probed_config_reloads_total{result=error}":                                0,
-		"probed_config_reloads_total{result=ok}":                                   0,
-		"probed_issuer_requests_total{result=error}":                               0,
-		"probed_issuer_requests_total{result=ok}":                                  0,
-		"probed_connections_refused_total{}":                                       0,
-		"probed_build_info{goversion=" + runtime.Version() + ",version=v1.2.3}":    1,
-		"probed_dial_duration_seconds{network=tcp}":                                3,
-		"probed_dial_duration_seconds{network=udp4}":                               1,
-		"probed_dial_duration_seconds{network=unix}":                               1,
-		"probed_dials_total{network=tcp,reason=OK}":                                1,
-		"probed_dials_total{network=tcp,reason=CONNECTION_REFUSED}":                1,
-		"probed_dials_total{network=tcp,reason=POLICY_DENIED}":                     1,
-		"probed_dials_total{network=udp4,reason=OK}":                               1,
-		"probed_dials_total{network=unix,reason=POLICY_DENIED}":                    1,
-		"probed_echo_bytes_total{network=tcp}":                                     11,
-		"probed_echo_connections_active{network=tcp}":                              1,
-		"probed_echo_connections_total{network=tcp}":                               2,
-		"probed_insecure_listeners{}":                                              2,
-		"probed_lookup_duration_seconds{kind=host}":                                1,
-		"probed_lookup_duration_seconds{kind=service}":                             3,
-		"probed_lookups_total{kind=host,reason=ERROR_REASON_NAME_NOT_FOUND}":       1,
-		"probed_lookups_total{kind=service,reason=ERROR_REASON_SERVICE_NOT_FOUND}": 1,
-		"probed_lookups_total{kind=service,reason=OK}":                             2,
-		"probed_policy_decisions_total{decision=allow-all}":                        5,
-		"probed_policy_decisions_total{decision=deny-metadata}":                    1,
-		"probed_policy_decisions_total{decision=deny-unix-path}":                   1,
-		"probed_session_bytes_total{direction=received,network=tcp}":               7,
-		"probed_session_bytes_total{direction=received,network=udp4}":              4,
-		"probed_session_bytes_total{direction=sent,network=tcp}":                   5,
-		"probed_session_bytes_total{direction=sent,network=udp4}":                  4,
-		"probed_sessions_active{network=tcp}":                                      0,
-		"probed_sessions_active{network=udp4}":                                     0,
-		"probed_sessions_active{network=unix}":                                     0,
-		"probed_sessions_total{network=tcp,reason=OK}":                             1,
-		"probed_sessions_total{network=tcp,reason=CONNECTION_REFUSED}":             1,
-		"probed_sessions_total{network=tcp,reason=POLICY_DENIED}":                  1,
-		"probed_sessions_total{network=tcp,reason=NAME_NOT_FOUND}":                 1,
-		"probed_sessions_total{network=udp4,reason=OK}":                            1,
-		"probed_sessions_total{network=unix,reason=POLICY_DENIED}":                 1,
+		"probed_audit_writes_total{result=error}":                               0,
+		"probed_audit_writes_total{result=ok}":                                  0,
+		"probed_config_last_reload_successful{}":                                1,
+		"probed_certificate_expiration_timestamp_seconds{listener=grpc}":        4_000_000_000,
+		"probed_limit_max{limit=sessions}":                                      256,
+		"probed_limit_max{limit=sessions_per_caller}":                           32,
+		"probed_limit_used{limit=calls}":                                        5,
+		"probed_limit_used{limit=sessions}":                                     3,
+		"probed_ready{}":                                                        1,
+		"probed_config_reloads_total{result=error}":                             0,
+		"probed_config_reloads_total{result=ok}":                                0,
+		"probed_issuer_requests_total{result=error}":                            0,
+		"probed_issuer_requests_total{result=ok}":                               0,
+		"probed_connections_refused_total{}":                                    0,
+		"probed_build_info{goversion=" + runtime.Version() + ",version=v1.2.3}": 1,
+		"probed_dial_duration_seconds{network=tcp}":                             3,
+		"probed_dial_duration_seconds{network=udp4}":                            1,
+		"probed_dial_duration_seconds{network=unix}":                            1,
+		"probed_dials_total{network=tcp,reason=OK}":                             1,
+		"probed_dials_total{network=tcp,reason=CONNECTION_REFUSED}":             1,
+		"probed_dials_total{network=tcp,reason=POLICY_DENIED}":                  1,
+		"probed_dials_total{network=udp4,reason=OK}":                            1,
+		"probed_dials_total{network=unix,reason=POLICY_DENIED}":                 1,
+		"probed_echo_bytes_total{network=tcp}":                                  11,
+		"probed_echo_connections_active{network=tcp}":                           1,
+		"probed_echo_connections_total{network=tcp}":                            2,
+		"probed_insecure_listeners{}":                                           2,
+		"probed_lookup_duration_seconds{kind=host}":                             1,
+		"probed_lookup_duration_seconds{kind=service}":                          3,
+		"probed_lookups_total{kind=host,reason=NAME_NOT_FOUND}":                 1,
+		"probed_lookups_total{kind=service,reason=SERVICE_NOT_FOUND}":           1,
+		"probed_lookups_total{kind=service,reason=OK}":                          2,
+		"probed_policy_decisions_total{decision=allow-all}":                     5,
+		"probed_policy_decisions_total{decision=deny-metadata}":                 1,
+		"probed_policy_decisions_total{decision=deny-unix-path}":                1,
+		"probed_session_bytes_total{direction=received,network=tcp}":            7,
+		"probed_session_bytes_total{direction=received,network=udp4}":           4,
+		"probed_session_bytes_total{direction=sent,network=tcp}":                5,
+		"probed_session_bytes_total{direction=sent,network=udp4}":               4,
+		"probed_sessions_active{network=tcp}":                                   0,
+		"probed_sessions_active{network=udp4}":                                  0,
+		"probed_sessions_active{network=unix}":                                  0,
+		"probed_sessions_total{network=tcp,reason=OK}":                          1,
+		"probed_sessions_total{network=tcp,reason=CONNECTION_REFUSED}":          1,
+		"probed_sessions_total{network=tcp,reason=POLICY_DENIED}":               1,
+		"probed_sessions_total{network=tcp,reason=NAME_NOT_FOUND}":              1,
+		"probed_sessions_total{network=udp4,reason=OK}":                         1,
+		"probed_sessions_total{network=unix,reason=POLICY_DENIED}":              1,
 	}
 	got := w.series(t, "probed_")
+	if at := got["probed_config_last_reload_success_timestamp_seconds{}"]; at < 1_000_000_000 {
+		t.Errorf("the configuration is in force since %v", at)
+	}
+	delete(got, "probed_config_last_reload_success_timestamp_seconds{}")
+	// What was there from the start, and did not grow.
+	for name, value := range got {
+		if _, ok := want[name]; !ok && value == 0 && fromTheStart.MatchString(name) {
+			delete(got, name)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(got)) {
 		if value, ok := want[name]; !ok || value != got[name] {
 			t.Errorf("%s is %v, want %v (%v)", name, got[name], value, ok)
@@ -207,6 +302,8 @@ func TestSeries(t *testing.T) {
 		"grpc_server_handled_total{grpc_code=PermissionDenied,grpc_method=Exchange,grpc_service=probe.v1.ExchangeService,grpc_type=server_stream}": 2,
 		"grpc_server_handled_total{grpc_code=InvalidArgument,grpc_method=Exchange,grpc_service=probe.v1.ExchangeService,grpc_type=server_stream}":  1,
 		"grpc_server_handled_total{grpc_code=OK,grpc_method=QueryDNS,grpc_service=probe.v1.ResolverService,grpc_type=unary}":                       0,
+		"grpc_server_handling_seconds{grpc_method=LookupService,grpc_service=probe.v1.NameService,grpc_type=unary}":                                3,
+		"grpc_server_handling_seconds{grpc_method=Exchange,grpc_service=probe.v1.ExchangeService,grpc_type=server_stream}":                         7,
 	} {
 		if got, ok := rpcs[name]; !ok || got != value {
 			t.Errorf("%s is %v (%v), want %v", name, got, ok, value)

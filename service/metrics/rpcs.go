@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -17,6 +18,7 @@ import (
 // dashboards work. What these look up by its labels five times a call, and twice a chunk, is looked up once a method here.
 type rpcs struct {
 	started, handled, received, sent *prometheus.CounterVec
+	handling                         *prometheus.HistogramVec
 
 	mu      sync.RWMutex
 	methods map[string]*rpc // by the full name
@@ -26,33 +28,48 @@ type rpcs struct {
 type rpc struct {
 	started, received, sent prometheus.Counter
 	handled                 [codes.Unauthenticated + 1]prometheus.Counter // by code
+	handling                func() prometheus.Observer                    // whose series the first call makes: they are many
 }
 
 func newRPCs() *rpcs {
-	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, append([]string{"grpc_type", "grpc_service", "grpc_method"}, labels...))
-	}
 	return &rpcs{
-		started:  vec("grpc_server_started_total", "RPCs that have begun."),
-		handled:  vec("grpc_server_handled_total", "RPCs that have ended, by the code of their status.", "grpc_code"),
-		received: vec("grpc_server_msg_received_total", "Messages of callers."),
-		sent:     vec("grpc_server_msg_sent_total", "Messages to callers."),
-		methods:  make(map[string]*rpc),
+		started: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grpc_server_started_total", Help: "RPCs that have begun.",
+		}, []string{"grpc_type", "grpc_service", "grpc_method"}),
+		handled: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grpc_server_handled_total", Help: "RPCs that have ended, by the code of their status.",
+		}, []string{"grpc_type", "grpc_service", "grpc_method", "grpc_code"}),
+		received: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grpc_server_msg_received_total", Help: "Messages of callers.",
+		}, []string{"grpc_type", "grpc_service", "grpc_method"}),
+		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grpc_server_msg_sent_total", Help: "Messages to callers.",
+		}, []string{"grpc_type", "grpc_service", "grpc_method"}),
+		handling: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "grpc_server_handling_seconds", Help: "How long an RPC took, of a stream until its end.",
+			Buckets:                     []float64{.001, .005, .025, .1, .5, 2.5, 10, 60}, // for each method, so they are few
+			NativeHistogramBucketFactor: nativeFactor, NativeHistogramMaxBucketNumber: nativeMost, NativeHistogramMinResetDuration: nativeReset,
+		}, []string{"grpc_type", "grpc_service", "grpc_method"}),
+		methods: make(map[string]*rpc),
 	}
 }
 
 // Describe tells what Collect collects.
 func (r *rpcs) Describe(to chan<- *prometheus.Desc) {
-	for _, vec := range []*prometheus.CounterVec{r.started, r.handled, r.received, r.sent} {
+	for _, vec := range r.vecs() {
 		vec.Describe(to)
 	}
 }
 
 // Collect collects what was counted.
 func (r *rpcs) Collect(to chan<- prometheus.Metric) {
-	for _, vec := range []*prometheus.CounterVec{r.started, r.handled, r.received, r.sent} {
+	for _, vec := range r.vecs() {
 		vec.Collect(to)
 	}
+}
+
+func (r *rpcs) vecs() []prometheus.Collector {
+	return []prometheus.Collector{r.started, r.handled, r.received, r.sent, r.handling}
 }
 
 // initialize makes the series of every RPC of server.
@@ -91,6 +108,7 @@ func (r *rpcs) method(fullMethod string, clientStreams, serverStreams bool) *rpc
 		started:  r.started.WithLabelValues(kind, service, name),
 		received: r.received.WithLabelValues(kind, service, name),
 		sent:     r.sent.WithLabelValues(kind, service, name),
+		handling: sync.OnceValue(func() prometheus.Observer { return r.handling.WithLabelValues(kind, service, name) }),
 	}
 	for code := range m.handled {
 		m.handled[code] = r.handled.WithLabelValues(kind, service, name, codes.Code(code).String())
@@ -100,7 +118,8 @@ func (r *rpcs) method(fullMethod string, clientStreams, serverStreams bool) *rpc
 }
 
 // end counts the end of a call.
-func (m *rpc) end(err error) {
+func (m *rpc) end(begin time.Time, err error) {
+	m.handling().Observe(time.Since(begin).Seconds())
 	code := status.Code(err)
 	if code == codes.Unknown {
 		code = status.FromContextError(err).Code() // Unknown for others
@@ -115,20 +134,22 @@ func (r *rpcs) interceptors() service.Interceptors {
 	return service.Interceptors{
 		Unary: func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			m := r.method(info.FullMethod, false, false)
+			begin := time.Now()
 			m.started.Inc()
 			m.received.Inc()
 			answer, err := handler(ctx, request)
 			if err == nil {
 				m.sent.Inc()
 			}
-			m.end(err)
+			m.end(begin, err)
 			return answer, err
 		},
 		Stream: func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			m := r.method(info.FullMethod, info.IsClientStream, info.IsServerStream)
+			begin := time.Now()
 			m.started.Inc()
 			err := handler(server, &countedStream{stream, m})
-			m.end(err)
+			m.end(begin, err)
 			return err
 		},
 	}

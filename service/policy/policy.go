@@ -53,6 +53,14 @@ const (
 	RuleDenyBroadcast   = "deny-broadcast"    // 255.255.255.255.
 )
 
+// Rules are all of these.
+func Rules() []string {
+	return []string{
+		RuleAllowAll, RuleAllowUnixPath, RuleDenyDefault, RuleDenyUnparsable, RuleDenyUnixPath, RuleDenyOwnListener,
+		RuleDenyUnspecified, RuleDenyLoopback, RuleDenyMetadata, RuleDenyLinkLocal, RuleDenyMulticast, RuleDenyBroadcast,
+	}
+}
+
 // Target is what is about to be reached. Its fields are those of
 // dial.Destination, so that one converts to the other.
 type Target struct {
