@@ -51,6 +51,8 @@ func stepOf(step *probev1.Step, i int) (exchange.Step, error) {
 			Idle:      step.Receive.GetIdle().AsDuration(),
 			Count:     step.Receive.GetCount(),
 			MaxBytes:  step.Receive.GetMaxBytes(),
+
+			LengthPrefix: int(step.Receive.GetLengthPrefix()),
 		}, nil
 	case *probev1.Step_Expect:
 		return expectOf(step.Expect, i)
@@ -240,6 +242,9 @@ func (s *Service) outcomeMessage(o *exchange.Outcome) *probev1.Outcome {
 	}
 	for _, attempt := range o.Attempts {
 		message.Attempts = append(message.Attempts, attemptMessage(attempt))
+	}
+	for _, match := range o.Matches {
+		message.Matches = append(message.Matches, &probev1.Match{Step: uint32(match.Step), Groups: match.Groups})
 	}
 	if i := o.TCPInfo; i != nil {
 		message.TcpInfo = &probev1.TcpInfo{

@@ -167,6 +167,8 @@ type opener interface {
 	GetTarget() string
 	GetTimeout() *durationpb.Duration
 	GetFamily() probev1.AddressFamily
+	GetPreferredFamily() probev1.AddressFamily
+	GetFirstAddressOnly() bool
 	GetSource() string
 	GetInterface() string
 	GetTls() *probev1.TlsOptions
@@ -190,6 +192,9 @@ func (s *exchangeServer) request(message opener) (exchange.Request, error) {
 		Source:    source,
 		Interface: message.GetInterface(),
 		TLS:       options,
+
+		PreferredFamily:  resolve.Family(message.GetPreferredFamily()),
+		FirstAddressOnly: message.GetFirstAddressOnly(),
 	}, nil
 }
 

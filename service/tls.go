@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -22,7 +23,11 @@ func tlsOptions(message *probev1.TlsOptions) (*exchange.TLSOptions, error) {
 		ServerName: message.GetServerName(),
 		ALPN:       message.GetAlpn(),
 		MinVersion: uint16(message.GetMinVersion()),
+		MaxVersion: uint16(message.GetMaxVersion()),
 		SkipVerify: message.GetInsecureSkipVerify(),
+	}
+	if options.MaxVersion != 0 && options.MaxVersion < cmp.Or(options.MinVersion, tls.VersionTLS12) {
+		return nil, &fieldError{field: "tls.max_version", problem: "is below the lowest version to accept, which is TLS 1.2 unless min_version says"}
 	}
 	if bundle := message.GetCaBundle(); bundle != "" {
 		roots, err := certificatePool([]byte(bundle))
@@ -91,6 +96,9 @@ func tlsMessage(info *exchange.TLSInfo) *probev1.TlsInfo {
 		KeyExchange:                info.KeyExchange,
 		ClientCertificateRequested: info.ClientCertificateRequested,
 	}
+	if !info.VerifiedUntil.IsZero() {
+		message.VerifiedUntil = timestamppb.New(info.VerifiedUntil)
+	}
 	for _, c := range info.Chain {
 		message.Chain = append(message.Chain, &probev1.Certificate{
 			Subject:      text(c.Subject),
@@ -102,6 +110,7 @@ func tlsMessage(info *exchange.TLSInfo) *probev1.TlsInfo {
 			Sha256:       c.SHA256,
 			KeyType:      c.KeyType,
 			Ca:           c.CA,
+			DnsNames:     texts(c.DNSNames),
 		})
 	}
 	return message

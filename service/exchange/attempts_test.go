@@ -103,6 +103,45 @@ func TestOneAddressIsEnough(t *testing.T) {
 	}
 }
 
+// Who asks for the first address alone gets no other, and which is the first the preferred family says.
+func TestFirstAddressOnly(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		hosts  []string
+		prefer resolve.Family
+		want   string
+	}{
+		{[]string{"127.0.0.1 both", "::1 both"}, resolve.AF_INET, "127.0.0.1"},
+		{[]string{"127.0.0.1 both", "::1 both"}, resolve.AF_INET6, "::1"},
+		{[]string{"127.0.0.1 both"}, resolve.AF_INET6, "127.0.0.1"},
+		{[]string{"127.0.0.1 both", "127.0.0.2 both"}, resolve.AF_UNSPEC, "127.0.0.1"},
+	} {
+		refused := nettest.Refused(t)
+		r := trial{
+			config: Config{Resolve: hosts(t, tt.hosts...), AttemptDelay: time.Nanosecond},
+			request: Request{
+				Target:          Target{Scheme: "tcp", Host: "both", Port: refused.Port()},
+				PreferredFamily: tt.prefer, FirstAddressOnly: true,
+			},
+		}.run(t)
+		r.wants(t, PhaseConnect, ConnectionRefused, EndedByNone)
+		if want := netip.AddrPortFrom(netip.MustParseAddr(tt.want), refused.Port()).String(); len(r.Attempts) != 1 || r.Attempts[0].Address != want {
+			t.Errorf("%v, %v preferred: attempts %+v, want %s", tt.hosts, tt.prefer, r.Attempts, want)
+		}
+	}
+	// Without it, the preferred family is only the first.
+	good := nettest.TCP(t, nettest.Echo)
+	r := trial{
+		config: Config{Resolve: hosts(t, "127.0.0.1 both", "::1 both"), AttemptDelay: long},
+		request: Request{
+			Target: Target{Scheme: "tcp", Host: "both", Port: good.Port()}, PreferredFamily: resolve.AF_INET6,
+		},
+	}.run(t)
+	if len(r.Attempts) != 2 || !strings.HasPrefix(r.Attempts[0].Address, "[::1]") || !r.OK {
+		t.Errorf("attempts %+v", r.Attempts)
+	}
+}
+
 // The families take turns.
 func TestInterleave(t *testing.T) {
 	t.Parallel()

@@ -34,19 +34,37 @@ func (h *handshake) problems(chain []*x509.Certificate, now time.Time) []*tlsErr
 	for _, certificate := range chain[1:] {
 		intermediates.AddCert(certificate)
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: h.options.Roots, Intermediates: intermediates, CurrentTime: now})
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: h.options.Roots, Intermediates: intermediates, CurrentTime: now})
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
 		problems = append(problems, &tlsError{reason: TLSExpired, text: fmt.Sprintf("a certificate of the chain, %s, is out of its dates (%s to %s)",
 			invalid.Cert.Subject, invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))})
 	} else if err != nil {
 		problems = append(problems, &tlsError{reason: TLSUntrusted, text: untrusted(&leaf, err)})
 	}
+	h.info.VerifiedUntil = holdsUntil(chain[0], chains)
 	if h.name != "" {
 		if err := leaf.VerifyHostname(h.name); err != nil {
 			problems = append(problems, &tlsError{reason: TLSWrongName, text: wrongName(&leaf, h.name)})
 		}
 	}
 	return problems
+}
+
+// holdsUntil is when the last of the chains ends to hold, each of which does when the first of its certificates does. leaf is
+// the first of each, with its dates. Zero: there is no chain.
+func holdsUntil(leaf *x509.Certificate, chains [][]*x509.Certificate) (last time.Time) {
+	for _, chain := range chains {
+		until := leaf.NotAfter
+		for _, certificate := range chain[1:] {
+			if certificate.NotAfter.Before(until) {
+				until = certificate.NotAfter
+			}
+		}
+		if until.After(last) {
+			last = until
+		}
+	}
+	return last
 }
 
 func untrusted(leaf *x509.Certificate, err error) string {
@@ -88,6 +106,7 @@ func describe(c *x509.Certificate) Certificate {
 	return Certificate{
 		Subject: c.Subject.String(), Issuer: c.Issuer.String(),
 		Names:     alternativeNames(c),
+		DNSNames:  c.DNSNames,
 		NotBefore: c.NotBefore, NotAfter: c.NotAfter,
 		SerialNumber: hex.EncodeToString(c.SerialNumber.Bytes()),
 		SHA256:       hex.EncodeToString(digest[:]),

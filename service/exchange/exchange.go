@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -181,16 +182,17 @@ type session struct {
 	handing  atomic.Bool // an event to the sink
 	wronged  bool        // the caller broke the rules, and gets an error in place of an outcome
 
-	conn    *conn
-	groups  groups        // for the sends that follow
-	last    []byte        // the last of what came in this step
-	words   firstWords    // of both, in plain text
-	pending []piece       // read from the peer, and taken by no step yet; each in memory of its own
-	eof     bool          // the peer has closed its side; true only behind all that is pending
-	readErr error         // so did a read end, behind all that is pending; nil: none has
-	eofSaid bool          // the PeerClosed event is out
-	offset  uint64        // bytes in chunks so far
-	opened  time.Duration // when the connection was open, counted from start
+	conn         *conn
+	groups       groups        // for the sends that follow
+	matchedBytes int           // in the outcome
+	last         []byte        // the last of what came in this step
+	words        firstWords    // of both, in plain text
+	pending      []piece       // read from the peer, and taken by no step yet; each in memory of its own
+	eof          bool          // the peer has closed its side; true only behind all that is pending
+	readErr      error         // so did a read end, behind all that is pending; nil: none has
+	eofSaid      bool          // the PeerClosed event is out
+	offset       uint64        // bytes in chunks so far
+	opened       time.Duration // when the connection was open, counted from start
 }
 
 func (s *session) run(talk func(*session) *failure) *failure {
@@ -268,7 +270,7 @@ func (s *session) step(i int, step Step) *failure {
 		}
 		return s.send(i, data)
 	case Expect:
-		return s.expect(step)
+		return s.expect(i, step)
 	case StartTLS:
 		return s.startTLS(step.ServerName)
 	case HalfClose:
@@ -303,7 +305,10 @@ func (s *session) resolve() ([]netip.AddrPort, *failure) {
 		s.host = resolve.ASCII(target.Host)
 	}
 	s.outcome.Timings.Resolve = duration
-	hosts := interleave(result.Addresses)
+	hosts := interleave(preferring(s.request.PreferredFamily, result.Addresses))
+	if s.request.FirstAddressOnly {
+		hosts = hosts[:min(len(hosts), 1)]
+	}
 	addresses := make([]netip.AddrPort, len(hosts))
 	for i, host := range hosts {
 		addresses[i] = netip.AddrPortFrom(host, target.Port)
@@ -314,6 +319,22 @@ func (s *session) resolve() ([]netip.AddrPort, *failure) {
 		return nil, s.cancelled(PhaseResolve)
 	}
 	return addresses, nil
+}
+
+// preferring puts the addresses of a family before the others, and changes their order in nothing else.
+func preferring(family resolve.Family, addresses []netip.Addr) []netip.Addr {
+	if family == resolve.AF_UNSPEC {
+		return addresses
+	}
+	preferred := slices.Clone(addresses)
+	rank := func(address netip.Addr) int {
+		if address.Is4() == (family == resolve.AF_INET) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(preferred, func(a, b netip.Addr) int { return rank(a) - rank(b) })
+	return preferred
 }
 
 // interleave keeps the order within each family and takes turns between the two, the family of the first address first,

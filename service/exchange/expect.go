@@ -29,6 +29,8 @@ const (
 	mostTriedToGrow = 4 << 10
 	// mostExpanded is the most bytes of one send after its groups have been filled in.
 	mostExpanded = 1 << 20
+	// mostMatched is the most bytes of matches in one outcome.
+	mostMatched = 16 << 10
 	// mostReference is the most bytes of a reference to a group: what is longer is none.
 	mostReference = 64
 )
@@ -50,8 +52,8 @@ func CompileExpect(expression string) (*regexp.Regexp, error) {
 	return regexp.Compile("(?m:" + expression + ")")
 }
 
-// expect reads until what is expected has come.
-func (s *session) expect(e Expect) *failure {
+// expect reads until what is expected, by the step numbered i, has come.
+func (s *session) expect(i int, e Expect) *failure {
 	w := &window{expect: e, end: -1}
 	for w.end < 0 && len(w.bytes) < expectWindow {
 		silence := w.silence
@@ -91,8 +93,20 @@ func (s *session) expect(e Expect) *failure {
 	}
 	if e.Regexp != nil {
 		s.groups = groups{e.Regexp, w.matched}
+		s.noteMatch(i, w.matched)
 	}
 	return nil
+}
+
+// noteMatch keeps what a step has matched for the outcome, as far as there is room.
+func (s *session) noteMatch(step int, groups [][]byte) {
+	match := Match{Step: step, Groups: make([][]byte, len(groups))}
+	for i, group := range groups {
+		n := min(len(group), mostMatched-s.matchedBytes)
+		match.Groups[i] = group[:n:n]
+		s.matchedBytes += n
+	}
+	s.outcome.Matches = append(s.outcome.Matches, match)
 }
 
 // unexpected is the failure that what was expected did not come; err is why no more comes, nil that the window is full.

@@ -33,6 +33,29 @@ func says(pieces ...string) func(net.Conn) {
 	}
 }
 
+// What expressions matched is in the outcome, as far as there is room.
+func TestMatchesAreTold(t *testing.T) {
+	t.Parallel()
+	filler := strings.Repeat("x", mostMatched-20)
+	target, _ := streamTarget(t, "tcp", says("SSH-2.0-probe_1\r\n", "literal", filler+"\n", "abcdefghij\n"))
+	r := trial{request: Request{Target: target, Steps: []Step{
+		regex(t, `^SSH-([0-9.]+)-(\w+)( never)?`), Expect{Literal: []byte("literal")}, regex(t, "^x+$"), regex(t, "^a(.*)$"),
+	}}}.run(t)
+	want := []Match{
+		{0, [][]byte{[]byte("SSH-2.0-probe_1"), []byte("2.0"), []byte("probe_1"), nil}},
+		{2, [][]byte{[]byte(filler)[:mostMatched-25]}},
+		{3, [][]byte{nil, nil}},
+	}
+	if !r.OK || len(r.Matches) != len(want) {
+		t.Fatalf("%+v", r.Outcome)
+	}
+	for i, match := range r.Matches {
+		if !slices.EqualFunc(match.Groups, want[i].Groups, bytes.Equal) || match.Step != want[i].Step {
+			t.Errorf("match %d: %.80q of step %d, want %.80q of %d", i, match.Groups, match.Step, want[i].Groups, want[i].Step)
+		}
+	}
+}
+
 func TestExpect(t *testing.T) {
 	t.Parallel()
 	text := func(s string) Expect { return Expect{Literal: []byte(s)} }

@@ -54,6 +54,12 @@ const (
 // NoStep is the FailedStep of an exchange in which no step failed.
 const NoStep = -1
 
+// Match is what an [Expect] with a regular expression has matched.
+type Match struct {
+	Step   int
+	Groups [][]byte // all of it, and then each group; cut where the outcome has no more room
+}
+
 // Outcome tells how an exchange ended.
 type Outcome struct {
 	OK      bool
@@ -78,6 +84,7 @@ type Outcome struct {
 	TCPInfo       *TCPInfo       // nil for other transports
 	TLS           *TLSInfo       // nil without a handshake
 	SocketOptions *SocketOptions // nil without a connection
+	Matches       []Match        // of expressions, in the order of the steps
 	Route         *Route         // to the peer, or to the address that the failure is about; nil when unknown
 	ICMP          *ICMPError     // that made it fail; nil when none did
 	FailedStep    int            // NoStep when none did

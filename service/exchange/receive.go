@@ -21,6 +21,7 @@ func (s *session) receive(rules Receive) *failure {
 	var got int64       // bytes
 	var messages uint32 // on sockets that have them
 	var tail []byte     // the last bytes, in which the delimiter may have begun
+	var prefix []byte   // of the message, which tells its length
 	end := func(by EndedBy) *failure {
 		s.outcome.EndedBy = by
 		return nil
@@ -30,7 +31,7 @@ func (s *session) receive(rules Receive) *failure {
 		piece, err := s.next(most, rules.Idle)
 		switch {
 		case errors.Is(err, io.EOF):
-			if rules.Length > 0 || rules.Delimiter != "" || rules.Count > 0 {
+			if rules.Length > 0 || rules.LengthPrefix > 0 || rules.Delimiter != "" || rules.Count > 0 {
 				return &failure{phase: PhaseReceive, reason: PeerClosedEarly, text: closedEarly(rules, got, messages)}
 			}
 			return end(EndedByPeerClosed)
@@ -52,6 +53,11 @@ func (s *session) receive(rules Receive) *failure {
 				s.putBack(&piece, n)
 			} else {
 				tail = lastBytes(tail, piece.data, len(rules.Delimiter)-1)
+			}
+		}
+		if missing := rules.LengthPrefix - len(prefix); missing > 0 {
+			if prefix = append(prefix, piece.data[:min(missing, len(piece.data))]...); len(prefix) == rules.LengthPrefix {
+				rules.Length = int64(rules.LengthPrefix) + bigEndian(prefix)
 			}
 		}
 		got += int64(len(piece.data))
@@ -79,10 +85,20 @@ func limit(rules Receive, got int64) int {
 	switch {
 	case rules.Length > 0:
 		return clamp(rules.Length - got)
+	case rules.LengthPrefix > 0:
+		return clamp(int64(rules.LengthPrefix) - got)
 	case rules.MaxBytes > 0:
 		return clamp(rules.MaxBytes - got)
 	}
 	return 0
+}
+
+// bigEndian is the number that some bytes are, the most significant first.
+func bigEndian(digits []byte) (n int64) {
+	for _, digit := range digits {
+		n = n<<8 | int64(digit)
+	}
+	return n
 }
 
 func clamp(n int64) int { return int(min(n, MaxBufferSize)) }
@@ -227,6 +243,8 @@ func closedEarly(rules Receive, bytes int64, messages uint32) string {
 	switch {
 	case rules.Length > 0:
 		return fmt.Sprintf("the peer closed after %d of %d bytes", bytes, rules.Length)
+	case rules.LengthPrefix > 0:
+		return fmt.Sprintf("the peer closed after %d of the %d bytes that tell the length", bytes, rules.LengthPrefix)
 	case rules.Count > 0:
 		return fmt.Sprintf("the peer closed after %d of %d messages", messages, rules.Count)
 	}

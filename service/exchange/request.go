@@ -18,6 +18,10 @@ type Request struct {
 	Steps []Step
 	// Family restricts the addresses to one family; zero: both, unless the target's scheme says.
 	Family resolve.Family
+	// PreferredFamily is the family whose addresses are tried first; zero: the order is that of Resolve. FirstAddressOnly
+	// tries no address but the first.
+	PreferredFamily  resolve.Family
+	FirstAddressOnly bool
 	// Source is the address to connect from, and Interface the one to connect through; unset: the kernel chooses.
 	Source    netip.Addr
 	Interface string
@@ -82,6 +86,9 @@ type Receive struct {
 	// MaxBytes ends it after at most so many bytes, and no further byte is read; zero: no such rule. A message that
 	// goes beyond is truncated.
 	MaxBytes int64
+	// LengthPrefix ends it after as many bytes as the first ones of the message say, a number of so many bytes, the most
+	// significant first, and no further byte is read; zero: no such rule. At most 4.
+	LengthPrefix int
 }
 
 func (Send) step()      {}
@@ -139,6 +146,9 @@ func (r *Request) Validate() error {
 	if err := r.validateTarget(); err != nil {
 		return err
 	}
+	if r.AllAddresses && r.FirstAddressOnly {
+		return &FieldError{"first_address_only", "goes against all_addresses"}
+	}
 	order := order{target: r.Target, options: r.TLS, secured: r.Target.Scheme == "tls"}
 	var match *regexp.Regexp
 	for i, step := range r.Steps {
@@ -170,6 +180,10 @@ func (r *Request) Validate() error {
 				return bad("receive.delimiter", "length and delimiter exclude each other")
 			case step.Length > 0 && step.MaxBytes > 0:
 				return bad("receive.max_bytes", "length and maxBytes exclude each other")
+			case step.LengthPrefix > 0 && r.Target.HasMessages():
+				return bad("receive.length_prefix", "lengthPrefix is for streams; messages (%s) come whole", scheme)
+			case step.LengthPrefix > 0 && (step.Length > 0 || step.Delimiter != "" || step.MaxBytes > 0):
+				return bad("receive.length_prefix", "lengthPrefix excludes length, delimiter and maxBytes: the peer tells how long its message is")
 			}
 		}
 	}
@@ -200,6 +214,8 @@ func (r *Request) validateTarget() error {
 	switch {
 	case target.IsUnix() && r.Family != unspecified:
 		return bad("family", "a unix socket has no addresses to choose from")
+	case target.IsUnix() && r.PreferredFamily != unspecified:
+		return bad("preferred_family", "a unix socket has no addresses to choose from")
 	case target.IsUnix() && r.Source.IsValid():
 		return bad("source", "a unix socket has no source address")
 	case target.IsUnix() && r.Interface != "":

@@ -31,6 +31,7 @@ type TLSOptions struct {
 	ServerName  string            // the certificate must be for, and SNI; empty: the target's host
 	ALPN        []string          // to offer, the preferred one first
 	MinVersion  uint16            // to accept, of [tls.VersionTLS10] and so on; zero: TLS 1.2
+	MaxVersion  uint16            // to offer; zero: TLS 1.3
 	Roots       *x509.CertPool    // to trust; nil: those of this host
 	Certificate []tls.Certificate // the client's, for peers that ask; at most one
 	SkipVerify  bool              // go on whatever the certificate says
@@ -45,7 +46,8 @@ type TLSInfo struct {
 	ServerName                 string // the certificate had to be for
 	ClientCertificateRequested bool
 	Verified                   bool
-	VerifyError                string // all that stood in the way; empty when verified
+	VerifyError                string    // all that stood in the way; empty when verified
+	VerifiedUntil              time.Time // when the first of the certificates that vouch for it ends to be valid; zero: not verified
 	Chain                      []Certificate
 }
 
@@ -53,6 +55,7 @@ type TLSInfo struct {
 type Certificate struct {
 	Subject, Issuer     string   // as RFC 2253 writes them
 	Names               []string // of subjectAltName
+	DNSNames            []string // those of Names that are DNS names
 	NotBefore, NotAfter time.Time
 	SerialNumber        string // hexadecimal
 	SHA256              string // of all of it, hexadecimal
@@ -108,6 +111,7 @@ func newHandshake(c net.Conn, options *TLSOptions, name string, target Target) *
 		NextProtos: options.ALPN,
 		// A peer that can do no better than an old version shall be told by it, so what is accepted is judged behind.
 		MinVersion: tls.VersionTLS10,
+		MaxVersion: options.MaxVersion,
 		// The chain is verified in verify, where it is also told.
 		InsecureSkipVerify: true, //nolint:gosec // see above
 		VerifyConnection:   h.verify,
@@ -188,6 +192,9 @@ func (h *handshake) verify(state tls.ConnectionState) error {
 		texts[i] = problem.text
 	}
 	h.info.Verified, h.info.VerifyError = len(problems) == 0, strings.Join(texts, "; ")
+	if !h.info.Verified {
+		h.info.VerifiedUntil = time.Time{}
+	}
 
 	least := h.options.MinVersion
 	if least == 0 {

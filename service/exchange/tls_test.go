@@ -234,6 +234,38 @@ func TestCertificateProblems(t *testing.T) {
 	}
 }
 
+// How long a chain holds is told when it was verified: as long as the first of its certificates, be it the authority's. A
+// version above the highest to offer is not spoken.
+func TestHowLongAChainHolds(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t, "authority") // for a day
+	until := func(after time.Duration) func(*x509.Certificate) {
+		return func(c *x509.Certificate) {
+			c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(after)
+		}
+	}
+	for name, tt := range map[string]struct {
+		certificate tls.Certificate
+		want        func(leaf time.Time) time.Time
+	}{
+		"the leaf first":      {a.serving(t, until(time.Hour), "127.0.0.1"), func(leaf time.Time) time.Time { return leaf }},
+		"the authority first": {a.serving(t, until(48*time.Hour), "127.0.0.1"), func(time.Time) time.Time { return a.certificate.NotAfter }},
+		"not verified":        {a.serving(t, until(time.Hour), "other.test"), func(time.Time) time.Time { return time.Time{} }},
+	} {
+		target, _ := streamTarget(t, "tcp", underTLS(&tls.Config{Certificates: []tls.Certificate{tt.certificate}}, secureEcho))
+		r := trial{request: Request{Target: securely(target), TLS: &TLSOptions{Roots: pool(a), MaxVersion: tls.VersionTLS12}}}.run(t)
+		if r.TLS == nil || len(r.TLS.Chain) == 0 || r.TLS.Version != "TLS 1.2" {
+			t.Fatalf("%s: %+v", name, r.Outcome)
+		}
+		if want := tt.want(r.TLS.Chain[0].NotAfter); !r.TLS.VerifiedUntil.Equal(want) {
+			t.Errorf("%s: %v, want %v", name, r.TLS.VerifiedUntil, want)
+		}
+		if len(r.TLS.Chain[0].DNSNames) > 1 || len(r.TLS.Chain[0].Names) != 1 || (len(r.TLS.Chain[0].DNSNames) == 1) != (r.TLS.Chain[0].Names[0] == "other.test") {
+			t.Errorf("%s: names %q, of DNS %q", name, r.TLS.Chain[0].Names, r.TLS.Chain[0].DNSNames)
+		}
+	}
+}
+
 // Every address is checked to the end, and each has its own answer.
 func TestAllAddresses(t *testing.T) {
 	t.Parallel()

@@ -77,7 +77,7 @@ func TestEventsAsJSON(t *testing.T) {
 			"local": "…", "remote": "` + peer.String() + `", "family": "AF_INET", "type": "SOCK_STREAM", "protocol": "IPPROTO_TCP", "attempts": [` + attempt + `],
 			"timings": {"resolve": "…", "connect": "…", "tls": null, "firstByte": "…", "total": "…"},
 			"tcpInfo": "…", "tls": null, "vantage": "…", "resolution": null,
-			"failedStepReceived": "", "socketOptions": "…", "route": "…", "icmp": null}}}`,
+			"failedStepReceived": "", "socketOptions": "…", "route": "…", "icmp": null, "matches": []}}}`,
 	}
 	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
 	if len(lines) != len(want) {

@@ -54,7 +54,7 @@ func TestRoutes(t *testing.T) {
 			"timings": {"resolve": null, "connect": "…", "tls": null, "firstByte": null, "total": "…"},
 			"tcpInfo": {"rtt": "…", "rttVar": "…", "retransmits": 0, "mss": "…", "pmtu": "…", "congestionWindow": "…", "unacknowledged": "…", "lost": 0}, "tls": null,
 			"vantage": {"hostname": "here", "pod": "web-0", "namespace": "shop", "node": "n1", "version": "v0"}, "resolution": null,
-			"failedStepReceived": "", "socketOptions": "…", "route": {"source": "127.0.0.1", "interface": "lo", "gateway": "", "mtu": "…"}, "icmp": null}}`},
+			"failedStepReceived": "", "socketOptions": "…", "route": {"source": "127.0.0.1", "interface": "lo", "gateway": "", "mtu": "…"}, "icmp": null, "matches": []}}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -46,9 +46,15 @@ type ConnectRequest struct {
 	Tls *TlsOptions `protobuf:"bytes,6,opt,name=tls,proto3" json:"tls,omitempty"`
 	// Check every address of the name, with the TLS handshake if the scheme is `tls`, rather than stop at the first that
 	// answers. The outcome is ok when all of them are, and each has its attempt.
-	AllAddresses  bool `protobuf:"varint,7,opt,name=all_addresses,json=allAddresses,proto3" json:"all_addresses,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AllAddresses bool `protobuf:"varint,7,opt,name=all_addresses,json=allAddresses,proto3" json:"all_addresses,omitempty"`
+	// Addresses of this family are tried before those of the other, `AF_INET` or `AF_INET6`; unset: the order of RFC 6724. Unlike
+	// `family` it excludes none.
+	PreferredFamily AddressFamily `protobuf:"varint,8,opt,name=preferred_family,json=preferredFamily,proto3,enum=probe.v1.AddressFamily" json:"preferred_family,omitempty"`
+	// Try the first address of the name alone, as simple clients do, and not the next when it does not answer; unset: each until
+	// one answers. With `all_addresses` it is INVALID_ARGUMENT.
+	FirstAddressOnly bool `protobuf:"varint,9,opt,name=first_address_only,json=firstAddressOnly,proto3" json:"first_address_only,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ConnectRequest) Reset() {
@@ -126,6 +132,20 @@ func (x *ConnectRequest) GetTls() *TlsOptions {
 func (x *ConnectRequest) GetAllAddresses() bool {
 	if x != nil {
 		return x.AllAddresses
+	}
+	return false
+}
+
+func (x *ConnectRequest) GetPreferredFamily() AddressFamily {
+	if x != nil {
+		return x.PreferredFamily
+	}
+	return AddressFamily_AF_UNSPEC
+}
+
+func (x *ConnectRequest) GetFirstAddressOnly() bool {
+	if x != nil {
+		return x.FirstAddressOnly
 	}
 	return false
 }
@@ -211,9 +231,15 @@ type ExchangeRequest struct {
 	Interface string `protobuf:"bytes,10,opt,name=interface,proto3" json:"interface,omitempty"`
 	// How TLS is to be spoken, for the scheme `tls` and the step `start_tls`; unset: as the defaults say. Without either it is
 	// INVALID_ARGUMENT.
-	Tls           *TlsOptions `protobuf:"bytes,11,opt,name=tls,proto3" json:"tls,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Tls *TlsOptions `protobuf:"bytes,11,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Addresses of this family are tried before those of the other, `AF_INET` or `AF_INET6`; unset: the order of RFC 6724. Unlike
+	// `family` it excludes none.
+	PreferredFamily AddressFamily `protobuf:"varint,12,opt,name=preferred_family,json=preferredFamily,proto3,enum=probe.v1.AddressFamily" json:"preferred_family,omitempty"`
+	// Try the first address of the name alone, as simple clients do, and not the next when it does not answer; unset: each until
+	// one answers.
+	FirstAddressOnly bool `protobuf:"varint,13,opt,name=first_address_only,json=firstAddressOnly,proto3" json:"first_address_only,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ExchangeRequest) Reset() {
@@ -332,6 +358,20 @@ func (x *ExchangeRequest) GetTls() *TlsOptions {
 		return x.Tls
 	}
 	return nil
+}
+
+func (x *ExchangeRequest) GetPreferredFamily() AddressFamily {
+	if x != nil {
+		return x.PreferredFamily
+	}
+	return AddressFamily_AF_UNSPEC
+}
+
+func (x *ExchangeRequest) GetFirstAddressOnly() bool {
+	if x != nil {
+		return x.FirstAddressOnly
+	}
+	return false
 }
 
 type isExchangeRequest_Payload interface {
@@ -513,9 +553,15 @@ type Open struct {
 	// The interface to connect through, by name (SO_BINDTODEVICE, socket(7)); unset: the routes decide.
 	Interface string `protobuf:"bytes,7,opt,name=interface,proto3" json:"interface,omitempty"`
 	// How TLS is to be spoken, for the scheme `tls` and the frame `start_tls`; unset: as the defaults say.
-	Tls           *TlsOptions `protobuf:"bytes,8,opt,name=tls,proto3" json:"tls,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Tls *TlsOptions `protobuf:"bytes,8,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Addresses of this family are tried before those of the other, `AF_INET` or `AF_INET6`; unset: the order of RFC 6724. Unlike
+	// `family` it excludes none.
+	PreferredFamily AddressFamily `protobuf:"varint,9,opt,name=preferred_family,json=preferredFamily,proto3,enum=probe.v1.AddressFamily" json:"preferred_family,omitempty"`
+	// Try the first address of the name alone, as simple clients do, and not the next when it does not answer; unset: each until
+	// one answers.
+	FirstAddressOnly bool `protobuf:"varint,10,opt,name=first_address_only,json=firstAddressOnly,proto3" json:"first_address_only,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Open) Reset() {
@@ -602,6 +648,20 @@ func (x *Open) GetTls() *TlsOptions {
 		return x.Tls
 	}
 	return nil
+}
+
+func (x *Open) GetPreferredFamily() AddressFamily {
+	if x != nil {
+		return x.PreferredFamily
+	}
+	return AddressFamily_AF_UNSPEC
+}
+
+func (x *Open) GetFirstAddressOnly() bool {
+	if x != nil {
+		return x.FirstAddressOnly
+	}
+	return false
 }
 
 // Close is the frame that ends a conversation: the connection is closed, and the outcome comes.
@@ -1077,7 +1137,8 @@ func (*HalfClose) Descriptor() ([]byte, []int) {
 // sockets with message borders (`udp`, `icmp`, `unixgram`, `unixpacket`), `length` and `delimiter` are for streams; the wrong
 // kind is INVALID_ARGUMENT.
 //
-// When the peer closes before `length`, `delimiter` or `count` held, the exchange fails with `PEER_CLOSED_EARLY`.
+// When the peer closes before `length`, `length_prefix`, `delimiter` or `count` held, the exchange fails with
+// `PEER_CLOSED_EARLY`.
 type Receive struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// End after exactly this many bytes, and read no further; unset: no such rule. 1 byte to 1 TiB.
@@ -1091,7 +1152,11 @@ type Receive struct {
 	// End after this many messages; unset: no such rule.
 	Count uint32 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
 	// End after at most this many bytes, and read no further; unset: no such rule. 1 byte to 1 TiB.
-	MaxBytes      int64 `protobuf:"varint,5,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	MaxBytes int64 `protobuf:"varint,5,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	// The message begins with its length, a number of this many bytes in network byte order, and ends that many bytes behind it:
+	// 2 for DNS over TCP (RFC 1035, section 4.2.2). 1 to 4; unset: no such rule. The number is part of what was received. It is a
+	// rule of `length`, so it excludes what that excludes, and `length` itself.
+	LengthPrefix  uint32 `protobuf:"varint,6,opt,name=length_prefix,json=lengthPrefix,proto3" json:"length_prefix,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1157,6 +1222,13 @@ func (x *Receive) GetCount() uint32 {
 func (x *Receive) GetMaxBytes() int64 {
 	if x != nil {
 		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *Receive) GetLengthPrefix() uint32 {
+	if x != nil {
+		return x.LengthPrefix
 	}
 	return 0
 }
@@ -1354,7 +1426,7 @@ var File_probe_v1_exchange_service_proto protoreflect.FileDescriptor
 
 const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fprobe/v1/exchange_service.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14probe/v1/event.proto\x1a\x16probe/v1/outcome.proto\x1a\x15probe/v1/socket.proto\x1a\x12probe/v1/tls.proto\"\xcd\x02\n" +
+	"\x1fprobe/v1/exchange_service.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14probe/v1/event.proto\x1a\x16probe/v1/outcome.proto\x1a\x15probe/v1/socket.proto\x1a\x12probe/v1/tls.proto\"\xcd\x03\n" +
 	"\x0eConnectRequest\x12 \n" +
 	"\x06target\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x06target\x12B\n" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
@@ -1365,9 +1437,12 @@ const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"\xbaH\a\xd8\x01\x01r\x02p\x01R\x06source\x12%\n" +
 	"\tinterface\x18\x05 \x01(\tB\a\xbaH\x04r\x02(\x0fR\tinterface\x12&\n" +
 	"\x03tls\x18\x06 \x01(\v2\x14.probe.v1.TlsOptionsR\x03tls\x12#\n" +
-	"\rall_addresses\x18\a \x01(\bR\fallAddresses\">\n" +
+	"\rall_addresses\x18\a \x01(\bR\fallAddresses\x12P\n" +
+	"\x10preferred_family\x18\b \x01(\x0e2\x17.probe.v1.AddressFamilyB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\n" +
+	"R\x0fpreferredFamily\x12,\n" +
+	"\x12first_address_only\x18\t \x01(\bR\x10firstAddressOnly\">\n" +
 	"\x0fConnectResponse\x12+\n" +
-	"\aoutcome\x18\x01 \x01(\v2\x11.probe.v1.OutcomeR\aoutcome\"\xf2\x03\n" +
+	"\aoutcome\x18\x01 \x01(\v2\x11.probe.v1.OutcomeR\aoutcome\"\xf2\x04\n" +
 	"\x0fExchangeRequest\x12 \n" +
 	"\x06target\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x06target\x12\x1f\n" +
 	"\x04data\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x04data\x12\x1f\n" +
@@ -1384,7 +1459,10 @@ const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"\xbaH\a\xd8\x01\x01r\x02p\x01R\x06source\x12%\n" +
 	"\tinterface\x18\n" +
 	" \x01(\tB\a\xbaH\x04r\x02(\x0fR\tinterface\x12&\n" +
-	"\x03tls\x18\v \x01(\v2\x14.probe.v1.TlsOptionsR\x03tlsB\t\n" +
+	"\x03tls\x18\v \x01(\v2\x14.probe.v1.TlsOptionsR\x03tls\x12P\n" +
+	"\x10preferred_family\x18\f \x01(\x0e2\x17.probe.v1.AddressFamilyB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\n" +
+	"R\x0fpreferredFamily\x12,\n" +
+	"\x12first_address_only\x18\r \x01(\bR\x10firstAddressOnlyB\t\n" +
 	"\apayload\"\xfa\x01\n" +
 	"\x0fConverseRequest\x12$\n" +
 	"\x04open\x18\x01 \x01(\v2\x0e.probe.v1.OpenH\x00R\x04open\x12\x1f\n" +
@@ -1393,7 +1471,7 @@ const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"half_close\x18\x03 \x01(\v2\x13.probe.v1.HalfCloseH\x00R\thalfClose\x121\n" +
 	"\tstart_tls\x18\x04 \x01(\v2\x12.probe.v1.StartTlsH\x00R\bstartTls\x12'\n" +
 	"\x05close\x18\x05 \x01(\v2\x0f.probe.v1.CloseH\x00R\x05closeB\x0e\n" +
-	"\x05frame\x12\x05\xbaH\x02\b\x01\"\x8a\x03\n" +
+	"\x05frame\x12\x05\xbaH\x02\b\x01\"\x8a\x04\n" +
 	"\x04Open\x12 \n" +
 	"\x06target\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x06target\x12B\n" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
@@ -1407,7 +1485,11 @@ const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"\x06source\x18\x06 \x01(\tB\n" +
 	"\xbaH\a\xd8\x01\x01r\x02p\x01R\x06source\x12%\n" +
 	"\tinterface\x18\a \x01(\tB\a\xbaH\x04r\x02(\x0fR\tinterface\x12&\n" +
-	"\x03tls\x18\b \x01(\v2\x14.probe.v1.TlsOptionsR\x03tls\"\a\n" +
+	"\x03tls\x18\b \x01(\v2\x14.probe.v1.TlsOptionsR\x03tls\x12P\n" +
+	"\x10preferred_family\x18\t \x01(\x0e2\x17.probe.v1.AddressFamilyB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\n" +
+	"R\x0fpreferredFamily\x12,\n" +
+	"\x12first_address_only\x18\n" +
+	" \x01(\bR\x10firstAddressOnly\"\a\n" +
 	"\x05Close\"\xff\x01\n" +
 	"\x04Step\x12$\n" +
 	"\x04send\x18\x01 \x01(\v2\x0e.probe.v1.SendH\x00R\x04send\x12*\n" +
@@ -1430,14 +1512,15 @@ const file_probe_v1_exchange_service_proto_rawDesc = "" +
 	"\bStartTls\x12>\n" +
 	"\vserver_name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18(\xff\x012\x13^[^\\x00-\\x20\\x7f]*$R\n" +
 	"serverName\"\v\n" +
-	"\tHalfClose\"\xeb\x05\n" +
+	"\tHalfClose\"\x99\x06\n" +
 	"\aReceive\x12&\n" +
 	"\x06length\x18\x01 \x01(\x03B\x0e\xbaH\v\"\t\x18\x80\x80\x80\x80\x80 (\x00R\x06length\x12&\n" +
 	"\tdelimiter\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\tdelimiter\x12<\n" +
 	"\x04idle\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\x04idle\x12\x14\n" +
 	"\x05count\x18\x04 \x01(\rR\x05count\x12+\n" +
-	"\tmax_bytes\x18\x05 \x01(\x03B\x0e\xbaH\v\"\t\x18\x80\x80\x80\x80\x80 (\x00R\bmaxBytes:\x8e\x04\xbaH\x8a\x04\x1a\xb7\x01\n" +
+	"\tmax_bytes\x18\x05 \x01(\x03B\x0e\xbaH\v\"\t\x18\x80\x80\x80\x80\x80 (\x00R\bmaxBytes\x12,\n" +
+	"\rlength_prefix\x18\x06 \x01(\rB\a\xbaH\x04*\x02\x18\x04R\flengthPrefix:\x8e\x04\xbaH\x8a\x04\x1a\xb7\x01\n" +
 	"\x1breceive.length_or_delimiter\x12llength and delimiter exclude each other: the end of a message is told either by its length or by a delimiter\x1a*!(this.length > 0 && this.delimiter != '')\x1a\x8f\x01\n" +
 	"\x1breceive.length_or_max_bytes\x12Flength and maxBytes exclude each other: both bound the number of bytes\x1a(!(this.length > 0 && this.max_bytes > 0)\x1a\xbb\x01\n" +
 	"\x17receive.count_or_length\x12`count excludes length and delimiter: messages are counted, or the bytes of a stream are measured\x1a>!(this.count > 0 && (this.length > 0 || this.delimiter != ''))\"\x8f\x03\n" +
@@ -1500,44 +1583,47 @@ var file_probe_v1_exchange_service_proto_depIdxs = []int32{
 	13, // 0: probe.v1.ConnectRequest.timeout:type_name -> google.protobuf.Duration
 	14, // 1: probe.v1.ConnectRequest.family:type_name -> probe.v1.AddressFamily
 	15, // 2: probe.v1.ConnectRequest.tls:type_name -> probe.v1.TlsOptions
-	16, // 3: probe.v1.ConnectResponse.outcome:type_name -> probe.v1.Outcome
-	6,  // 4: probe.v1.ExchangeRequest.steps:type_name -> probe.v1.Step
-	13, // 5: probe.v1.ExchangeRequest.timeout:type_name -> google.protobuf.Duration
-	14, // 6: probe.v1.ExchangeRequest.family:type_name -> probe.v1.AddressFamily
-	15, // 7: probe.v1.ExchangeRequest.tls:type_name -> probe.v1.TlsOptions
-	4,  // 8: probe.v1.ConverseRequest.open:type_name -> probe.v1.Open
-	10, // 9: probe.v1.ConverseRequest.half_close:type_name -> probe.v1.HalfClose
-	9,  // 10: probe.v1.ConverseRequest.start_tls:type_name -> probe.v1.StartTls
-	5,  // 11: probe.v1.ConverseRequest.close:type_name -> probe.v1.Close
-	13, // 12: probe.v1.Open.timeout:type_name -> google.protobuf.Duration
-	13, // 13: probe.v1.Open.idle:type_name -> google.protobuf.Duration
-	14, // 14: probe.v1.Open.family:type_name -> probe.v1.AddressFamily
-	15, // 15: probe.v1.Open.tls:type_name -> probe.v1.TlsOptions
-	7,  // 16: probe.v1.Step.send:type_name -> probe.v1.Send
-	8,  // 17: probe.v1.Step.expect:type_name -> probe.v1.Expect
-	9,  // 18: probe.v1.Step.start_tls:type_name -> probe.v1.StartTls
-	10, // 19: probe.v1.Step.half_close:type_name -> probe.v1.HalfClose
-	11, // 20: probe.v1.Step.receive:type_name -> probe.v1.Receive
-	13, // 21: probe.v1.Receive.idle:type_name -> google.protobuf.Duration
-	17, // 22: probe.v1.ExchangeResponse.resolved:type_name -> probe.v1.Resolved
-	18, // 23: probe.v1.ExchangeResponse.attempt:type_name -> probe.v1.Attempt
-	19, // 24: probe.v1.ExchangeResponse.connected:type_name -> probe.v1.Connected
-	20, // 25: probe.v1.ExchangeResponse.tls:type_name -> probe.v1.TlsInfo
-	21, // 26: probe.v1.ExchangeResponse.sent:type_name -> probe.v1.Sent
-	22, // 27: probe.v1.ExchangeResponse.chunk:type_name -> probe.v1.Chunk
-	23, // 28: probe.v1.ExchangeResponse.peer_closed:type_name -> probe.v1.PeerClosed
-	16, // 29: probe.v1.ExchangeResponse.outcome:type_name -> probe.v1.Outcome
-	0,  // 30: probe.v1.ExchangeService.Connect:input_type -> probe.v1.ConnectRequest
-	2,  // 31: probe.v1.ExchangeService.Exchange:input_type -> probe.v1.ExchangeRequest
-	3,  // 32: probe.v1.ExchangeService.Converse:input_type -> probe.v1.ConverseRequest
-	1,  // 33: probe.v1.ExchangeService.Connect:output_type -> probe.v1.ConnectResponse
-	12, // 34: probe.v1.ExchangeService.Exchange:output_type -> probe.v1.ExchangeResponse
-	12, // 35: probe.v1.ExchangeService.Converse:output_type -> probe.v1.ExchangeResponse
-	33, // [33:36] is the sub-list for method output_type
-	30, // [30:33] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	14, // 3: probe.v1.ConnectRequest.preferred_family:type_name -> probe.v1.AddressFamily
+	16, // 4: probe.v1.ConnectResponse.outcome:type_name -> probe.v1.Outcome
+	6,  // 5: probe.v1.ExchangeRequest.steps:type_name -> probe.v1.Step
+	13, // 6: probe.v1.ExchangeRequest.timeout:type_name -> google.protobuf.Duration
+	14, // 7: probe.v1.ExchangeRequest.family:type_name -> probe.v1.AddressFamily
+	15, // 8: probe.v1.ExchangeRequest.tls:type_name -> probe.v1.TlsOptions
+	14, // 9: probe.v1.ExchangeRequest.preferred_family:type_name -> probe.v1.AddressFamily
+	4,  // 10: probe.v1.ConverseRequest.open:type_name -> probe.v1.Open
+	10, // 11: probe.v1.ConverseRequest.half_close:type_name -> probe.v1.HalfClose
+	9,  // 12: probe.v1.ConverseRequest.start_tls:type_name -> probe.v1.StartTls
+	5,  // 13: probe.v1.ConverseRequest.close:type_name -> probe.v1.Close
+	13, // 14: probe.v1.Open.timeout:type_name -> google.protobuf.Duration
+	13, // 15: probe.v1.Open.idle:type_name -> google.protobuf.Duration
+	14, // 16: probe.v1.Open.family:type_name -> probe.v1.AddressFamily
+	15, // 17: probe.v1.Open.tls:type_name -> probe.v1.TlsOptions
+	14, // 18: probe.v1.Open.preferred_family:type_name -> probe.v1.AddressFamily
+	7,  // 19: probe.v1.Step.send:type_name -> probe.v1.Send
+	8,  // 20: probe.v1.Step.expect:type_name -> probe.v1.Expect
+	9,  // 21: probe.v1.Step.start_tls:type_name -> probe.v1.StartTls
+	10, // 22: probe.v1.Step.half_close:type_name -> probe.v1.HalfClose
+	11, // 23: probe.v1.Step.receive:type_name -> probe.v1.Receive
+	13, // 24: probe.v1.Receive.idle:type_name -> google.protobuf.Duration
+	17, // 25: probe.v1.ExchangeResponse.resolved:type_name -> probe.v1.Resolved
+	18, // 26: probe.v1.ExchangeResponse.attempt:type_name -> probe.v1.Attempt
+	19, // 27: probe.v1.ExchangeResponse.connected:type_name -> probe.v1.Connected
+	20, // 28: probe.v1.ExchangeResponse.tls:type_name -> probe.v1.TlsInfo
+	21, // 29: probe.v1.ExchangeResponse.sent:type_name -> probe.v1.Sent
+	22, // 30: probe.v1.ExchangeResponse.chunk:type_name -> probe.v1.Chunk
+	23, // 31: probe.v1.ExchangeResponse.peer_closed:type_name -> probe.v1.PeerClosed
+	16, // 32: probe.v1.ExchangeResponse.outcome:type_name -> probe.v1.Outcome
+	0,  // 33: probe.v1.ExchangeService.Connect:input_type -> probe.v1.ConnectRequest
+	2,  // 34: probe.v1.ExchangeService.Exchange:input_type -> probe.v1.ExchangeRequest
+	3,  // 35: probe.v1.ExchangeService.Converse:input_type -> probe.v1.ConverseRequest
+	1,  // 36: probe.v1.ExchangeService.Connect:output_type -> probe.v1.ConnectResponse
+	12, // 37: probe.v1.ExchangeService.Exchange:output_type -> probe.v1.ExchangeResponse
+	12, // 38: probe.v1.ExchangeService.Converse:output_type -> probe.v1.ExchangeResponse
+	36, // [36:39] is the sub-list for method output_type
+	33, // [33:36] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_probe_v1_exchange_service_proto_init() }

@@ -330,7 +330,7 @@ const (
 	EndedBy_ENDED_BY_UNSPECIFIED EndedBy = 0
 	// The peer closed its side (end of file).
 	EndedBy_ENDED_BY_PEER_CLOSED EndedBy = 1
-	// As many bytes came as `length` told.
+	// As many bytes came as `length`, or the peer where `length_prefix` asks for it, told.
 	EndedBy_ENDED_BY_LENGTH EndedBy = 2
 	// The delimiter came.
 	EndedBy_ENDED_BY_DELIMITER EndedBy = 3
@@ -1067,6 +1067,62 @@ func (x *Vantage) GetVersion() string {
 	return ""
 }
 
+// Match is what the regular expression of a step `expect` matched.
+type Match struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The step, counted from 0.
+	Step uint32 `protobuf:"varint,1,opt,name=step,proto3" json:"step,omitempty"`
+	// All of the match, and then each of the groups in their order; one that took no part is empty. All matches of an outcome
+	// have at most 16 KiB, and what goes beyond is cut off.
+	Groups        [][]byte `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Match) Reset() {
+	*x = Match{}
+	mi := &file_probe_v1_outcome_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Match) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Match) ProtoMessage() {}
+
+func (x *Match) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_v1_outcome_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Match.ProtoReflect.Descriptor instead.
+func (*Match) Descriptor() ([]byte, []int) {
+	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Match) GetStep() uint32 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *Match) GetGroups() [][]byte {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 // Outcome tells how an exchange ended. Every exchange has exactly one, as its last event.
 type Outcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1131,14 +1187,16 @@ type Outcome struct {
 	// speaks of. Unset for unix sockets, and where the kernel has no route.
 	Route *NetworkRoute `protobuf:"bytes,29,opt,name=route,proto3" json:"route,omitempty"`
 	// The ICMP message that made it fail; unset when there was none.
-	Icmp          *IcmpError `protobuf:"bytes,30,opt,name=icmp,proto3" json:"icmp,omitempty"`
+	Icmp *IcmpError `protobuf:"bytes,30,opt,name=icmp,proto3" json:"icmp,omitempty"`
+	// What the steps `expect` with a regular expression matched, in the order of the steps.
+	Matches       []*Match `protobuf:"bytes,31,rep,name=matches,proto3" json:"matches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_probe_v1_outcome_proto_msgTypes[7]
+	mi := &file_probe_v1_outcome_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1208,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_probe_v1_outcome_proto_msgTypes[7]
+	mi := &file_probe_v1_outcome_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1221,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{7}
+	return file_probe_v1_outcome_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Outcome) GetOk() bool {
@@ -1376,6 +1434,13 @@ func (x *Outcome) GetIcmp() *IcmpError {
 	return nil
 }
 
+func (x *Outcome) GetMatches() []*Match {
+	if x != nil {
+		return x.Matches
+	}
+	return nil
+}
+
 var File_probe_v1_outcome_proto protoreflect.FileDescriptor
 
 const file_probe_v1_outcome_proto_rawDesc = "" +
@@ -1437,7 +1502,10 @@ const file_probe_v1_outcome_proto_rawDesc = "" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\"\xbd\t\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\"3\n" +
+	"\x05Match\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\rR\x04step\x12\x16\n" +
+	"\x06groups\x18\x02 \x03(\fR\x06groups\"\xe8\t\n" +
 	"\aOutcome\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12%\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x0f.probe.v1.PhaseR\x05phase\x12%\n" +
@@ -1474,7 +1542,8 @@ const file_probe_v1_outcome_proto_rawDesc = "" +
 	"\x14failed_step_received\x18\x1b \x01(\fR\x12failedStepReceived\x12>\n" +
 	"\x0esocket_options\x18\x1c \x01(\v2\x17.probe.v1.SocketOptionsR\rsocketOptions\x12,\n" +
 	"\x05route\x18\x1d \x01(\v2\x16.probe.v1.NetworkRouteR\x05route\x12'\n" +
-	"\x04icmp\x18\x1e \x01(\v2\x13.probe.v1.IcmpErrorR\x04icmpB\x15\n" +
+	"\x04icmp\x18\x1e \x01(\v2\x13.probe.v1.IcmpErrorR\x04icmp\x12)\n" +
+	"\amatches\x18\x1f \x03(\v2\x0f.probe.v1.MatchR\amatchesB\x15\n" +
 	"\x13_bytes_acknowledgedB\x0e\n" +
 	"\f_failed_step*\x99\x01\n" +
 	"\x05Phase\x12\x15\n" +
@@ -1550,7 +1619,7 @@ func file_probe_v1_outcome_proto_rawDescGZIP() []byte {
 }
 
 var file_probe_v1_outcome_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_probe_v1_outcome_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_probe_v1_outcome_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_probe_v1_outcome_proto_goTypes = []any{
 	(Phase)(0),                  // 0: probe.v1.Phase
 	(Layer)(0),                  // 1: probe.v1.Layer
@@ -1563,50 +1632,52 @@ var file_probe_v1_outcome_proto_goTypes = []any{
 	(*NetworkRoute)(nil),        // 8: probe.v1.NetworkRoute
 	(*IcmpError)(nil),           // 9: probe.v1.IcmpError
 	(*Vantage)(nil),             // 10: probe.v1.Vantage
-	(*Outcome)(nil),             // 11: probe.v1.Outcome
-	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
-	(*TlsInfo)(nil),             // 13: probe.v1.TlsInfo
-	(AddressFamily)(0),          // 14: probe.v1.AddressFamily
-	(SocketType)(0),             // 15: probe.v1.SocketType
-	(IpProtocol)(0),             // 16: probe.v1.IpProtocol
-	(*ResolutionFailure)(nil),   // 17: probe.v1.ResolutionFailure
+	(*Match)(nil),               // 11: probe.v1.Match
+	(*Outcome)(nil),             // 12: probe.v1.Outcome
+	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
+	(*TlsInfo)(nil),             // 14: probe.v1.TlsInfo
+	(AddressFamily)(0),          // 15: probe.v1.AddressFamily
+	(SocketType)(0),             // 16: probe.v1.SocketType
+	(IpProtocol)(0),             // 17: probe.v1.IpProtocol
+	(*ResolutionFailure)(nil),   // 18: probe.v1.ResolutionFailure
 }
 var file_probe_v1_outcome_proto_depIdxs = []int32{
 	2,  // 0: probe.v1.Attempt.reason:type_name -> probe.v1.Reason
-	12, // 1: probe.v1.Attempt.start:type_name -> google.protobuf.Duration
-	12, // 2: probe.v1.Attempt.duration:type_name -> google.protobuf.Duration
+	13, // 1: probe.v1.Attempt.start:type_name -> google.protobuf.Duration
+	13, // 2: probe.v1.Attempt.duration:type_name -> google.protobuf.Duration
 	9,  // 3: probe.v1.Attempt.icmp:type_name -> probe.v1.IcmpError
 	0,  // 4: probe.v1.Attempt.phase:type_name -> probe.v1.Phase
-	13, // 5: probe.v1.Attempt.tls:type_name -> probe.v1.TlsInfo
-	12, // 6: probe.v1.Attempt.tls_duration:type_name -> google.protobuf.Duration
-	12, // 7: probe.v1.Timings.resolve:type_name -> google.protobuf.Duration
-	12, // 8: probe.v1.Timings.connect:type_name -> google.protobuf.Duration
-	12, // 9: probe.v1.Timings.tls:type_name -> google.protobuf.Duration
-	12, // 10: probe.v1.Timings.first_byte:type_name -> google.protobuf.Duration
-	12, // 11: probe.v1.Timings.total:type_name -> google.protobuf.Duration
-	12, // 12: probe.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
-	12, // 13: probe.v1.TcpInfo.rtt_var:type_name -> google.protobuf.Duration
+	14, // 5: probe.v1.Attempt.tls:type_name -> probe.v1.TlsInfo
+	13, // 6: probe.v1.Attempt.tls_duration:type_name -> google.protobuf.Duration
+	13, // 7: probe.v1.Timings.resolve:type_name -> google.protobuf.Duration
+	13, // 8: probe.v1.Timings.connect:type_name -> google.protobuf.Duration
+	13, // 9: probe.v1.Timings.tls:type_name -> google.protobuf.Duration
+	13, // 10: probe.v1.Timings.first_byte:type_name -> google.protobuf.Duration
+	13, // 11: probe.v1.Timings.total:type_name -> google.protobuf.Duration
+	13, // 12: probe.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
+	13, // 13: probe.v1.TcpInfo.rtt_var:type_name -> google.protobuf.Duration
 	0,  // 14: probe.v1.Outcome.phase:type_name -> probe.v1.Phase
 	1,  // 15: probe.v1.Outcome.layer:type_name -> probe.v1.Layer
 	2,  // 16: probe.v1.Outcome.reason:type_name -> probe.v1.Reason
 	3,  // 17: probe.v1.Outcome.ended_by:type_name -> probe.v1.EndedBy
-	14, // 18: probe.v1.Outcome.family:type_name -> probe.v1.AddressFamily
-	15, // 19: probe.v1.Outcome.type:type_name -> probe.v1.SocketType
-	16, // 20: probe.v1.Outcome.protocol:type_name -> probe.v1.IpProtocol
+	15, // 18: probe.v1.Outcome.family:type_name -> probe.v1.AddressFamily
+	16, // 19: probe.v1.Outcome.type:type_name -> probe.v1.SocketType
+	17, // 20: probe.v1.Outcome.protocol:type_name -> probe.v1.IpProtocol
 	4,  // 21: probe.v1.Outcome.attempts:type_name -> probe.v1.Attempt
 	5,  // 22: probe.v1.Outcome.timings:type_name -> probe.v1.Timings
 	6,  // 23: probe.v1.Outcome.tcp_info:type_name -> probe.v1.TcpInfo
-	13, // 24: probe.v1.Outcome.tls:type_name -> probe.v1.TlsInfo
+	14, // 24: probe.v1.Outcome.tls:type_name -> probe.v1.TlsInfo
 	10, // 25: probe.v1.Outcome.vantage:type_name -> probe.v1.Vantage
-	17, // 26: probe.v1.Outcome.resolution:type_name -> probe.v1.ResolutionFailure
+	18, // 26: probe.v1.Outcome.resolution:type_name -> probe.v1.ResolutionFailure
 	7,  // 27: probe.v1.Outcome.socket_options:type_name -> probe.v1.SocketOptions
 	8,  // 28: probe.v1.Outcome.route:type_name -> probe.v1.NetworkRoute
 	9,  // 29: probe.v1.Outcome.icmp:type_name -> probe.v1.IcmpError
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	11, // 30: probe.v1.Outcome.matches:type_name -> probe.v1.Match
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_probe_v1_outcome_proto_init() }
@@ -1617,14 +1688,14 @@ func file_probe_v1_outcome_proto_init() {
 	file_probe_v1_resolution_proto_init()
 	file_probe_v1_socket_proto_init()
 	file_probe_v1_tls_proto_init()
-	file_probe_v1_outcome_proto_msgTypes[7].OneofWrappers = []any{}
+	file_probe_v1_outcome_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_probe_v1_outcome_proto_rawDesc), len(file_probe_v1_outcome_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

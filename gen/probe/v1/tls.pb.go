@@ -108,8 +108,10 @@ type TlsOptions struct {
 	// Go on whatever the certificate says. What is wrong with it is told all the same. PERMISSION_DENIED where the policy
 	// does not admit it.
 	InsecureSkipVerify bool `protobuf:"varint,7,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3" json:"insecure_skip_verify,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The highest version to offer; unset: TLS 1.3. Below `min_version` it is INVALID_ARGUMENT.
+	MaxVersion    TlsVersion `protobuf:"varint,8,opt,name=max_version,json=maxVersion,proto3,enum=probe.v1.TlsVersion" json:"max_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TlsOptions) Reset() {
@@ -191,6 +193,13 @@ func (x *TlsOptions) GetInsecureSkipVerify() bool {
 	return false
 }
 
+func (x *TlsOptions) GetMaxVersion() TlsVersion {
+	if x != nil {
+		return x.MaxVersion
+	}
+	return TlsVersion_TLS_VERSION_UNSPECIFIED
+}
+
 // Certificate is what a peer showed in its chain.
 type Certificate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -211,7 +220,9 @@ type Certificate struct {
 	// The public key, as `RSA 2048`, `ECDSA P-256`, `Ed25519`.
 	KeyType string `protobuf:"bytes,8,opt,name=key_type,json=keyType,proto3" json:"key_type,omitempty"`
 	// Whether it is a certificate of an authority (basicConstraints).
-	Ca            bool `protobuf:"varint,9,opt,name=ca,proto3" json:"ca,omitempty"`
+	Ca bool `protobuf:"varint,9,opt,name=ca,proto3" json:"ca,omitempty"`
+	// Those of `names` that are DNS names.
+	DnsNames      []string `protobuf:"bytes,10,rep,name=dns_names,json=dnsNames,proto3" json:"dns_names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -309,6 +320,13 @@ func (x *Certificate) GetCa() bool {
 	return false
 }
 
+func (x *Certificate) GetDnsNames() []string {
+	if x != nil {
+		return x.DnsNames
+	}
+	return nil
+}
+
 // TlsInfo is what the TLS handshake told. It is there also when the certificate was not accepted; of a handshake that
 // failed before the peer had answered, only `server_name` is.
 type TlsInfo struct {
@@ -331,8 +349,11 @@ type TlsInfo struct {
 	KeyExchange string `protobuf:"bytes,8,opt,name=key_exchange,json=keyExchange,proto3" json:"key_exchange,omitempty"`
 	// Whether the peer asked for a client certificate.
 	ClientCertificateRequested bool `protobuf:"varint,9,opt,name=client_certificate_requested,json=clientCertificateRequested,proto3" json:"client_certificate_requested,omitempty"`
-	unknownFields              protoimpl.UnknownFields
-	sizeCache                  protoimpl.SizeCache
+	// Until when the chain holds: that of its certificates, the trusted root among them, which ends to be valid first. Of several
+	// chains that lead to a trusted root, the one that holds longest. Unset when it was not verified.
+	VerifiedUntil *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=verified_until,json=verifiedUntil,proto3" json:"verified_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TlsInfo) Reset() {
@@ -428,11 +449,18 @@ func (x *TlsInfo) GetClientCertificateRequested() bool {
 	return false
 }
 
+func (x *TlsInfo) GetVerifiedUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.VerifiedUntil
+	}
+	return nil
+}
+
 var File_probe_v1_tls_proto protoreflect.FileDescriptor
 
 const file_probe_v1_tls_proto_rawDesc = "" +
 	"\n" +
-	"\x12probe/v1/tls.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x02\n" +
+	"\x12probe/v1/tls.proto\x12\bprobe.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x03\n" +
 	"\n" +
 	"TlsOptions\x12>\n" +
 	"\vserver_name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18(\xff\x012\x13^[^\\x00-\\x20\\x7f]*$R\n" +
@@ -444,7 +472,9 @@ const file_probe_v1_tls_proto_rawDesc = "" +
 	"\vcertificate\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04R\vcertificate\x12-\n" +
 	"\vprivate_key\x18\x06 \x01(\tB\f\xbaH\x06r\x04(\x80\x80\x04\x80\x01\x01R\n" +
 	"privateKey\x120\n" +
-	"\x14insecure_skip_verify\x18\a \x01(\bR\x12insecureSkipVerify\"\xb1\x02\n" +
+	"\x14insecure_skip_verify\x18\a \x01(\bR\x12insecureSkipVerify\x12?\n" +
+	"\vmax_version\x18\b \x01(\x0e2\x14.probe.v1.TlsVersionB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
+	"maxVersion\"\xce\x02\n" +
 	"\vCertificate\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x14\n" +
@@ -455,7 +485,9 @@ const file_probe_v1_tls_proto_rawDesc = "" +
 	"\rserial_number\x18\x06 \x01(\tR\fserialNumber\x12\x16\n" +
 	"\x06sha256\x18\a \x01(\tR\x06sha256\x12\x19\n" +
 	"\bkey_type\x18\b \x01(\tR\akeyType\x12\x0e\n" +
-	"\x02ca\x18\t \x01(\bR\x02ca\"\xc1\x02\n" +
+	"\x02ca\x18\t \x01(\bR\x02ca\x12\x1b\n" +
+	"\tdns_names\x18\n" +
+	" \x03(\tR\bdnsNames\"\x84\x03\n" +
 	"\aTlsInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06cipher\x18\x02 \x01(\tR\x06cipher\x12\x12\n" +
@@ -466,7 +498,9 @@ const file_probe_v1_tls_proto_rawDesc = "" +
 	"\vserver_name\x18\a \x01(\tR\n" +
 	"serverName\x12!\n" +
 	"\fkey_exchange\x18\b \x01(\tR\vkeyExchange\x12@\n" +
-	"\x1cclient_certificate_requested\x18\t \x01(\bR\x1aclientCertificateRequested*\x81\x01\n" +
+	"\x1cclient_certificate_requested\x18\t \x01(\bR\x1aclientCertificateRequested\x12A\n" +
+	"\x0everified_until\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\rverifiedUntil*\x81\x01\n" +
 	"\n" +
 	"TlsVersion\x12\x1b\n" +
 	"\x17TLS_VERSION_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -498,14 +532,16 @@ var file_probe_v1_tls_proto_goTypes = []any{
 }
 var file_probe_v1_tls_proto_depIdxs = []int32{
 	0, // 0: probe.v1.TlsOptions.min_version:type_name -> probe.v1.TlsVersion
-	4, // 1: probe.v1.Certificate.not_before:type_name -> google.protobuf.Timestamp
-	4, // 2: probe.v1.Certificate.not_after:type_name -> google.protobuf.Timestamp
-	2, // 3: probe.v1.TlsInfo.chain:type_name -> probe.v1.Certificate
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	0, // 1: probe.v1.TlsOptions.max_version:type_name -> probe.v1.TlsVersion
+	4, // 2: probe.v1.Certificate.not_before:type_name -> google.protobuf.Timestamp
+	4, // 3: probe.v1.Certificate.not_after:type_name -> google.protobuf.Timestamp
+	2, // 4: probe.v1.TlsInfo.chain:type_name -> probe.v1.Certificate
+	4, // 5: probe.v1.TlsInfo.verified_until:type_name -> google.protobuf.Timestamp
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_probe_v1_tls_proto_init() }
