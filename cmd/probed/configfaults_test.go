@@ -145,6 +145,7 @@ policy:
           ports: [80-70, 65536, http, ""]
           verbs: [read]
         - name: r
+      operations: [channelz, pprof]
     - name: a
       subjects: []
 `, []string{
@@ -164,9 +165,10 @@ policy:
 			`FILE:13:19: policy.roles[0].rules[0].verbs[0]: a verb is one of resolve connect send skip-verify`,
 			`FILE:14:11: policy.roles[0].rules[1].verbs: must contain at least 1 item(s)`,
 			`FILE:14:17: policy.roles[0].rules[1].name: "r" stands twice, first as policy.roles[0].rules[0].name in line 8`,
-			`FILE:15:7: policy.roles[1].rules: must contain at least 1 item(s)`,
-			`FILE:15:13: policy.roles[1].name: "a" stands twice, first as policy.roles[0].name in line 5`,
-			`FILE:16:17: policy.roles[1].subjects: must contain at least 1 item(s)`,
+			`FILE:15:30: policy.roles[0].operations[1]: an operation is channelz`,
+			`FILE:16:7: policy.roles[1]: a role has rules, or operations, or both: it would grant next to nothing`,
+			`FILE:16:13: policy.roles[1].name: "a" stands twice, first as policy.roles[0].name in line 5`,
+			`FILE:17:17: policy.roles[1].subjects: must contain at least 1 item(s)`,
 		}},
 		{"paths", `
 policy:

@@ -258,7 +258,9 @@ func (r *reader) policy(m *configv1.Policy) {
 			r.checkLookups(each, rule, role)
 			rules = append(rules, r.rule(each, rule))
 		}
-		r.c.policy.roles = append(r.c.policy.roles, policy.Role{Name: role.GetName(), Subjects: role.GetSubjects(), Rules: rules})
+		r.c.policy.roles = append(r.c.policy.roles, policy.Role{
+			Name: role.GetName(), Subjects: role.GetSubjects(), Rules: rules, Operations: role.GetOperations(),
+		})
 	}
 	if len(m.GetRoles()) == 0 {
 		r.warn("policy", "there is no role in it, so nobody may do anything")

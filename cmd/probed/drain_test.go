@@ -149,6 +149,11 @@ func TestDrainInOrder(t *testing.T) {
 	if second, err := watch.Recv(); err != nil || second.GetStatus() != grpc_health_v1.HealthCheckResponse_NOT_SERVING {
 		t.Fatalf("%v, %v", second, err)
 	}
+	for service, status := range p.health(t) {
+		if status != grpc_health_v1.HealthCheckResponse_NOT_SERVING {
+			t.Errorf("the health of %q: %v", service, status)
+		}
+	}
 	if code, body := p.get(t, "ops", "/readyz"); code != http.StatusServiceUnavailable || body != "not ready\n" {
 		t.Errorf("readyz: %d %s", code, body)
 	}

@@ -2,11 +2,24 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc/channelz/grpc_channelz_v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"probed/service/guard"
 )
 
 // Nobody is asked who they are to watch the health, so there is a most of those who do. A place comes back.
@@ -48,5 +61,136 @@ func TestMostWatchers(t *testing.T) {
 			cancel()
 			t.Fatal("the place did not come back")
 		}
+	}
+}
+
+// health is what the health of all services is, as List tells it; Check and Watch say the same.
+func (p *program) health(t *testing.T) map[string]grpc_health_v1.HealthCheckResponse_ServingStatus {
+	t.Helper()
+	client := grpc_health_v1.NewHealthClient(p.conn)
+	list, err := client.List(t.Context(), &grpc_health_v1.HealthListRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make(map[string]grpc_health_v1.HealthCheckResponse_ServingStatus)
+	for service, answer := range list.GetStatuses() {
+		all[service] = answer.GetStatus()
+	}
+	return all
+}
+
+// Each service of the contract has a health, and there is that of all.
+func TestHealthOfServices(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	want := map[string]grpc_health_v1.HealthCheckResponse_ServingStatus{"": grpc_health_v1.HealthCheckResponse_SERVING}
+	protoregistry.GlobalFiles.RangeFilesByPackage("probe.v1", func(file protoreflect.FileDescriptor) bool {
+		for i := range file.Services().Len() {
+			want[string(file.Services().Get(i).FullName())] = grpc_health_v1.HealthCheckResponse_SERVING
+		}
+		return true
+	})
+	if len(want) < 5 {
+		t.Errorf("only %d services are known", len(want))
+	}
+	if got := p.health(t); !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	client := grpc_health_v1.NewHealthClient(p.conn)
+	for service := range want {
+		answer, err := client.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: service})
+		if err != nil || answer.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
+			t.Errorf("%q: %v, %v", service, answer, err)
+		}
+	}
+	if _, err := client.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: "probe.v1.Nothing"}); status.Code(err) != codes.NotFound {
+		t.Errorf("of none: %v", err)
+	}
+}
+
+// An audit log that cannot be written keeps every session from beginning, and so ExchangeService does not serve, which who
+// watches it learns, until the log can be written; what takes no session goes on.
+func TestHealthWithoutAudit(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	put := func(file string) {
+		t.Helper()
+		if err := errors.Join(os.Symlink(file, log+".new"), os.Rename(log+".new", log)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(filepath.Join(dir, "good"))
+	audit, err := openAudit(log, io.Discard, slog.New(slog.DiscardHandler), func(bool) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer audit.Close()
+	s := &server{health: health.NewServer(), audit: audit}
+	const service = "probe.v1.ExchangeService"
+	tells := func() grpc_health_v1.HealthCheckResponse_ServingStatus {
+		s.tellHealth()
+		whole, err := s.health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+		if err != nil || whole.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
+			t.Errorf("the whole: %v, %v", whole, err)
+		}
+		answer, err := s.health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: service})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.GetStatus()
+	}
+	if got := tells(); got != grpc_health_v1.HealthCheckResponse_SERVING {
+		t.Errorf("at first %v", got)
+	}
+	put("/dev/full")
+	if err := audit.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := audit.Begin(t.Context(), guard.Record{}); err == nil {
+		t.Fatal("a session is written to a disk that is full")
+	}
+	if got := tells(); got != grpc_health_v1.HealthCheckResponse_NOT_SERVING {
+		t.Errorf("with a full disk %v", got)
+	}
+	// Nobody begins a session with a service that does not serve, so it has to find out by itself.
+	put(filepath.Join(dir, "good"))
+	for deadline := time.Now().Add(patience); tells() != grpc_health_v1.HealthCheckResponse_SERVING; <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not serve again")
+		}
+	}
+}
+
+// On loopback, where nobody is asked, channelz tells of the connections; a little at a time, if that is asked for.
+func TestChannelz(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	client := grpc_channelz_v1.NewChannelzClient(p.conn)
+	// Other tests have servers in this process.
+	var own *grpc_channelz_v1.Server
+	for from := int64(0); own == nil; {
+		servers, err := client.GetServers(t.Context(), &grpc_channelz_v1.GetServersRequest{StartServerId: from, MaxResults: 1})
+		if err != nil || len(servers.GetServer()) != 1 {
+			t.Fatalf("%v, %v", servers, err)
+		}
+		server := servers.GetServer()[0]
+		for _, socket := range server.GetListenSocket() {
+			if socket.GetName() == p.addresses["grpc"] {
+				own = server
+			}
+		}
+		from = server.GetRef().GetServerId() + 1
+	}
+	if own.GetData().GetCallsStarted() == 0 {
+		t.Errorf("no call is counted: %v", own)
+	}
+	sockets, err := client.GetServerSockets(t.Context(), &grpc_channelz_v1.GetServerSocketsRequest{ServerId: own.GetRef().GetServerId()})
+	if err != nil || len(sockets.GetSocketRef()) != 1 {
+		t.Fatalf("%v, %v", sockets, err)
+	}
+	socket, err := client.GetSocket(t.Context(), &grpc_channelz_v1.GetSocketRequest{SocketId: sockets.GetSocketRef()[0].GetSocketId()})
+	if err != nil || socket.GetSocket().GetData().GetStreamsStarted() == 0 || socket.GetSocket().GetRemote().GetTcpipAddress() == nil {
+		t.Errorf("%v, %v", socket, err)
 	}
 }

@@ -87,6 +87,7 @@ func TestAuthMatrix(t *testing.T) {
 		"subject of another way":  {notAllowed, s.clients.caller(t, "resolver", time.Now().Add(time.Hour)), grants()},
 		"resolve alone":           {notAllowed, token("resolver"), grants(guard.Member, guard.Resolve)},
 		"connect alone":           {notAllowed, token("connector"), grants(guard.Member, guard.Connect)},
+		"operates alone":          {notAllowed, token("operator"), grants(guard.Member, guard.Channelz)},
 		"allowed by token":        {allowed, token("all"), everything},
 		"allowed by JWT":          {allowed, jwt("all", nil), everything},
 		"allowed by certificate":  {allowed, s.clients.caller(t, "all", time.Now().Add(time.Hour)), everything},

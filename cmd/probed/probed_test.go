@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/channelz/grpc_channelz_v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
@@ -183,8 +184,13 @@ func TestInsecure(t *testing.T) {
 	if got := p.metric(t, "probed_insecure_listeners"); got != "2" {
 		t.Errorf("probed_insecure_listeners %s", got)
 	}
-	if _, err := reflected(t.Context(), p.conn); status.Code(err) != codes.Unimplemented {
-		t.Errorf("reflection: %v", err)
+	// Who may connect from here may know by which calls.
+	if services, err := reflected(t.Context(), p.conn); err != nil || !strings.Contains(services, "probe.v1.ExchangeService") {
+		t.Errorf("reflection: %s, %v", services, err)
+	}
+	// Who else does so is nobody's business.
+	if _, err := grpc_channelz_v1.NewChannelzClient(p.conn).GetServers(t.Context(), &grpc_channelz_v1.GetServersRequest{}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("channelz: %v", err)
 	}
 	if code, body := p.get(t, "http", "/v1/ports/22"); code != http.StatusOK {
 		t.Errorf("%d: %s", code, body)

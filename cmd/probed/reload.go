@@ -162,6 +162,7 @@ func (s *server) watch(ctx context.Context, signals <-chan os.Signal) {
 				}
 			}
 		case <-ticker.C:
+			s.tellHealth()
 			if !s.watched.changed() {
 				continue
 			}

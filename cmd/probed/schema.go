@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	configv1 "probed/gen/probe/config/v1"
+	"probed/service/policy"
 	"probed/service/schema"
 )
 
@@ -36,9 +37,10 @@ var schemaOfConfig = schema.New(schema.Expressions{
 			prefix, err := netip.ParsePrefix(s)
 			return err == nil && prefix.IsSingleIP()
 		},
-		"role.name":     func(s string) bool { return isName(s, 64) },
-		"rule.name":     func(s string) bool { return isName(s, 64) },
-		"rule.networks": oneOf("tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "icmp", "icmp4", "icmp6", "unix", "unixgram", "unixpacket"),
+		"role.name":       func(s string) bool { return isName(s, 64) },
+		"role.operations": oneOf(policy.OperationChannelz),
+		"rule.name":       func(s string) bool { return isName(s, 64) },
+		"rule.networks":   oneOf("tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "icmp", "icmp4", "icmp6", "unix", "unixgram", "unixpacket"),
 		"rule.cidrs": func(s string) bool {
 			prefix, err := netip.ParsePrefix(s)
 			return err == nil && prefix == prefix.Masked() || schema.IsIP(s)
@@ -46,6 +48,7 @@ var schemaOfConfig = schema.New(schema.Expressions{
 		"rule.verbs": oneOf("resolve", "connect", "send", "skip-verify"),
 	},
 	Messages: map[string]func(proto.Message) bool{
+		"role.grants": schema.Of(func(r *configv1.Role) bool { return len(r.GetRules())+len(r.GetOperations()) > 0 }),
 		"rule.unix_paths": schema.Of(func(r *configv1.Rule) bool {
 			return len(r.GetUnixPaths()) == 0 || len(r.GetHosts())+len(r.GetCidrs())+len(r.GetPorts()) == 0
 		}),

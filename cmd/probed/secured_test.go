@@ -62,6 +62,9 @@ policy:
     - name: connector
       subjects: ["token:connector"]
       rules: [{name: loopback, cidrs: [127.0.0.0/8], verbs: [connect]}]
+    - name: operator
+      subjects: ["token:operator"]
+      operations: [channelz]
 `
 
 // newSecured makes the files; nothing runs yet.
@@ -72,7 +75,7 @@ func newSecured(t *testing.T) *secured {
 	certificate, key := s.servers.issue(t, "probed", time.Now().Add(time.Hour))
 	s.put(t, map[string]string{
 		"tls.crt": certificate, "tls.key": key, "clients.crt": s.clients.pem(), "issuer.crt": s.issuer.pem(),
-		"tokens.yaml": tokensFile("all", "resolver", "connector", "nobody") +
+		"tokens.yaml": tokensFile("all", "resolver", "connector", "operator", "nobody") +
 			tokenEntry("late", time.Now().Add(-time.Minute)),
 		"probed.yaml": s.config(),
 	})

@@ -22,9 +22,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
-	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/reflection"
 
 	"probed/service"
 	"probed/service/exchange"
@@ -229,13 +227,7 @@ func (s *server) assemble() error {
 	s.grpc = grpc.NewServer(chain.ServerOptions(s.grpcOptions()...)...)
 	registrar := service.BeforeMessage(s.grpc, chain)
 	s.service.Register(registrar)
-	grpc_health_v1.RegisterHealthServer(s.endless.in(registrar), s.health)
-	if s.listeners.grpc != nil && addrPort(s.listeners.grpc).Addr().IsLoopback() {
-		reflection.Register(struct {
-			grpc.ServiceRegistrar
-			reflection.ServiceInfoProvider
-		}{s.endless.in(s.grpc), s.grpc})
-	}
+	s.registerStandard(registrar)
 	s.counts.Initialize(s.grpc)
 
 	s.gateway, err = gateway.New(gateway.Config{

@@ -23,6 +23,8 @@ const (
 	Resolve
 	// Connect methods are for who may connect to something; to what, the policy decides at the dial.
 	Connect
+	// Channelz methods are for who operates this probed: they tell who else is connected, and from where.
+	Channelz
 )
 
 // table is what each method needs, by its full name. A test holds it against the descriptors.
@@ -55,15 +57,25 @@ var table = map[string]Access{
 	"/grpc.health.v1.Health/List":  Public,
 	"/grpc.health.v1.Health/Watch": Public,
 
-	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      Member,
-	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Member,
+	// The contract is no secret. Still who asks for it is to be somebody: it is asked for in streams, which their callers end.
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      Authenticated,
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Authenticated,
+
+	"/grpc.channelz.v1.Channelz/GetTopChannels":   Channelz,
+	"/grpc.channelz.v1.Channelz/GetServers":       Channelz,
+	"/grpc.channelz.v1.Channelz/GetServer":        Channelz,
+	"/grpc.channelz.v1.Channelz/GetServerSockets": Channelz,
+	"/grpc.channelz.v1.Channelz/GetChannel":       Channelz,
+	"/grpc.channelz.v1.Channelz/GetSubchannel":    Channelz,
+	"/grpc.channelz.v1.Channelz/GetSocket":        Channelz,
 }
 
 // AccessTo returns what the method of that full name ("/package.Service/Method") needs; Denied when it is not known.
 func AccessTo(fullMethod string) Access { return table[fullMethod] }
 
 // Authorize says whether the caller may call the method of that full name: nil, or a *[ForbiddenError]. Under an open
-// policy whatever is in the table is allowed; else what the caller's roles grant. A nil policy allows what is public.
+// policy whatever is in the table is allowed, but for channelz where others than those on this host can call; else what the
+// caller's roles grant. A nil policy allows what is public.
 func Authorize(p *policy.Policy, caller Caller, fullMethod string) error {
 	access := AccessTo(fullMethod)
 	allowed := false
@@ -72,6 +84,8 @@ func Authorize(p *policy.Policy, caller Caller, fullMethod string) error {
 	case access == Public:
 		allowed = true
 	case p == nil:
+	case access == Channelz:
+		allowed = p.Operates(caller.Subject, policy.OperationChannelz)
 	case p.Open:
 		allowed = true
 	case caller.Subject == "": // Nobody is in no role, whatever the patterns of the roles.
@@ -104,6 +118,7 @@ func (e *ForbiddenError) Error() string {
 		Member:        "it needs a role",
 		Resolve:       "it needs a role that grants resolve",
 		Connect:       "it needs a role that grants connect",
+		Channelz:      "it needs a role with the operation channelz",
 	}[AccessTo(e.Method)]
 	if needs == "" {
 		needs = "nobody may call it"

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	_ "google.golang.org/grpc/channelz/grpc_channelz_v1"
 	_ "google.golang.org/grpc/health/grpc_health_v1"
 	_ "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	_ "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
@@ -15,13 +16,13 @@ import (
 	"probed/service/policy"
 )
 
-// Every method of the contract, of health and of reflection is in the table, and nothing else is: whoever adds one says
+// Every method of the contract, of health, of channelz and of reflection is in the table, and nothing else is: whoever adds one says
 // who may call it.
 func TestTableIsTheContract(t *testing.T) {
 	t.Parallel()
 	methods := make(map[string]bool)
 	protoregistry.GlobalFiles.RangeFiles(func(file protoreflect.FileDescriptor) bool {
-		if p := string(file.Package()); p != "probe.v1" && p != "grpc.health.v1" && !strings.HasPrefix(p, "grpc.reflection.") {
+		if p := string(file.Package()); p != "probe.v1" && p != "grpc.health.v1" && p != "grpc.channelz.v1" && !strings.HasPrefix(p, "grpc.reflection.") {
 			return true
 		}
 		for s := range file.Services().Len() {
@@ -58,6 +59,7 @@ func rolePolicy() *policy.Policy {
 		role("both", policy.Resolve|policy.Connect),
 		role("sender", policy.Send),
 		{Name: "member", Subjects: []string{"token:member"}},
+		{Name: "operator", Subjects: []string{"token:operator"}, Operations: []string{policy.OperationChannelz}},
 	}}
 }
 
@@ -70,6 +72,7 @@ func TestAuthorize(t *testing.T) {
 		Member:        "/probe.v1.NameService/LookupPort",
 		Resolve:       "/probe.v1.ResolverService/LookupHost",
 		Connect:       "/probe.v1.ExchangeService/Connect",
+		Channelz:      "/grpc.channelz.v1.Channelz/GetServers",
 	}
 	everything := []Access{Public, Authenticated, Member, Resolve, Connect}
 	open := &policy.Policy{Open: true}
@@ -84,6 +87,10 @@ func TestAuthorize(t *testing.T) {
 	}{
 		"no policy":               {nil, "token:a", []Access{Public}},
 		"open":                    {open, "token:a", everything},
+		"open, on loopback":       {&policy.Policy{Open: true, Loopback: true}, Anonymous, append([]Access{Channelz}, everything...)},
+		"open, with the role":     {&policy.Policy{Open: true, Roles: roles.Roles}, "token:operator", everything},
+		"on loopback, with roles": {&policy.Policy{Loopback: true, Roles: roles.Roles}, "token:a", []Access{Public, Authenticated}},
+		"a role that operates":    {roles, "token:operator", []Access{Public, Authenticated, Member, Channelz}},
 		"open, anonymous":         {open, Anonymous, everything},
 		"no roles at all":         {&policy.Policy{}, "token:a", []Access{Public, Authenticated}},
 		"no role of this subject": {roles, "token:a", []Access{Public, Authenticated}},
@@ -128,6 +135,7 @@ func TestForbiddenErrorTellsWhatIsNeeded(t *testing.T) {
 		"/probe.v1.ResolverService/LookupHost":  "/probe.v1.ResolverService/LookupHost is not allowed: it needs a role that grants resolve (rule deny-default)",
 		"/probe.v1.NameService/LookupPort":      "/probe.v1.NameService/LookupPort is not allowed: it needs a role (rule deny-default)",
 		"/probe.v1.PolicyService/ExplainPolicy": "/probe.v1.PolicyService/ExplainPolicy is not allowed: it needs credentials (rule deny-default)",
+		"/grpc.channelz.v1.Channelz/GetSocket":  "/grpc.channelz.v1.Channelz/GetSocket is not allowed: it needs a role with the operation channelz (rule deny-default)",
 		"/probe.v1.NameService/Other":           "/probe.v1.NameService/Other is not allowed: nobody may call it (rule deny-default)",
 	} {
 		if got := (&ForbiddenError{Method: method, Rule: policy.RuleDenyDefault}).Error(); got != want {

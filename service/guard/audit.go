@@ -47,7 +47,7 @@ var (
 const (
 	// auditPatience is how long a session waits for its record to be written, and Close for the last ones.
 	auditPatience = 2 * time.Second
-	// auditRetry is how often ends that could not be written are tried again while no session begins.
+	// auditRetry is how often it is tried again to write, while no session begins.
 	auditRetry = time.Second
 )
 
@@ -69,9 +69,11 @@ type AuditConfig struct {
 // repeats what stands in the first, so that it can be read alone. Every begin gets exactly one end, unless the process
 // dies in between. In strings there is no control character and nothing that is no UTF-8.
 //
-// What cannot be written down does not take place: [Audit.Begin] fails while the stream does. When it works again, the
-// next Begin finds out, and what was kept meanwhile is written first. What is kept has bounds: it is at most one end for
-// each session that has begun. A line that was written in part is ended before the next one, so it costs no other.
+// What cannot be written down does not take place: [Audit.Begin] fails while the stream does. It is tried again each second,
+// and by the next Begin, and what was kept meanwhile is written first. What is kept has bounds: it is at most one end for
+// each session that has begun. When there is nothing else to try with, it is a line of the event "resumed", which tells its
+// reader of the gap, and has a time and nothing more. A line that was written in part is ended before the next one, so it
+// costs no other.
 //
 // "Written" means that the kernel has it; it is not waited for until it is on the disk. A nil *Audit writes nothing, and
 // its sessions are nil.
@@ -80,11 +82,10 @@ type Audit struct {
 	wake   chan struct{} // has room for one: there is something to do
 	done   chan struct{} // the writer has ended
 
-	// Of the writer alone.
-	failed bool // the last write did
-	torn   bool // the last line in the stream has no end
+	torn bool // the last line in the stream has no end; of the writer alone
 
 	mu      sync.Mutex
+	failed  bool           // the last write did; the writer alone changes it
 	stream  io.WriteCloser // nil when closed
 	queue   []*auditLine
 	tries   int          // to write, so far
@@ -173,6 +174,20 @@ func (s *Session) End(result Result) {
 	s.audit.poke()
 }
 
+// Writable tells whether a session that begins now could be written down, as far as is known: the last write succeeded, and
+// none is under way that does not come to an end. That of nil always could.
+func (a *Audit) Writable() bool {
+	if a == nil {
+		return true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.closed && !a.failed && !a.stuck()
+}
+
+// stuck tells whether somebody has waited for the writer for long enough. The caller has the lock.
+func (a *Audit) stuck() bool { return !a.busy.IsZero() && time.Since(a.busy) > a.config.patience }
+
 // Reopen opens the stream anew, after a rotation say, and closes the old one. When that fails, the old one stays in use.
 // The error is an *AuditError; it comes also when two seconds were not enough, since the old stream is stuck perhaps, and
 // then the new one takes its place as soon as may be.
@@ -232,8 +247,8 @@ func (a *Audit) add(line *auditLine) error {
 	switch {
 	case a.closed:
 		return errAuditClosed
-	case !a.busy.IsZero() && time.Since(a.busy) > a.config.patience:
-		return errAuditStuck // another one has waited for long enough
+	case a.stuck():
+		return errAuditStuck
 	}
 	line.begin.tries = a.tries
 	a.queue = append(a.queue, line)

@@ -37,6 +37,13 @@ func beginLine(now time.Time, record Record) []byte {
 	return jsonLine(auditHead{now.UTC(), "begin", record})
 }
 
+func resumedLine(now time.Time) []byte {
+	return jsonLine(struct {
+		Time  time.Time `json:"time"`
+		Event string    `json:"event"`
+	}{now.UTC(), "resumed"})
+}
+
 func endLine(now time.Time, record Record, r Result) []byte {
 	return jsonLine(auditTail{
 		auditHead: auditHead{now.UTC(), "end", record},

@@ -11,8 +11,9 @@ const auditBatch = 64 << 10
 
 // auditLine is a line to be written.
 type auditLine struct {
-	text  []byte
-	begin *beginning // nil: an end, which nobody waits for
+	text    []byte
+	begin   *beginning // nil: an end, which nobody waits for
+	resumed bool       // it is no end either, and is of no use later
 }
 
 type beginning struct {
@@ -34,6 +35,7 @@ func (a *Audit) run() {
 		select {
 		case <-a.wake:
 		case <-retry:
+			a.tryAgain()
 		}
 		a.mu.Lock()
 		closed := a.closed // asked before: what was queued until then is written below
@@ -44,6 +46,15 @@ func (a *Audit) run() {
 		if closed {
 			return
 		}
+	}
+}
+
+// tryAgain sees to it that there is something to try the stream with that failed.
+func (a *Audit) tryAgain() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.queue) == 0 && !a.closed {
+		a.queue = append(a.queue, &auditLine{text: resumedLine(time.Now()), resumed: true})
 	}
 }
 
@@ -138,7 +149,6 @@ func (a *Audit) write() bool {
 	if n > 0 {
 		a.torn = text[n-1] != '\n'
 	}
-	a.failed = err != nil
 	a.settle(batch, n-skipped, err)
 	a.config.OnWrite(err)
 	return err == nil
@@ -164,12 +174,14 @@ func (a *Audit) settle(batch []*auditLine, n int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.busy = time.Time{}
+	a.failed = err != nil
 	var again []*auditLine
 	for _, line := range batch {
 		n -= len(line.text)
 		// All but the newline is a whole line too: the newline will come before whatever comes next.
 		written := n >= -1
 		switch {
+		case line.resumed:
 		case line.begin == nil && !written:
 			again = append(again, line)
 		case line.begin == nil:

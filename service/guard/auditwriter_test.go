@@ -181,6 +181,9 @@ func TestAuditStuck(t *testing.T) {
 	if took := time.Since(began); took > 10*a.config.patience {
 		t.Errorf("refusing a hundred sessions took %v", took)
 	}
+	if a.Writable() {
+		t.Error("it is stuck, and writable")
+	}
 	for _, s := range open {
 		s.End(Result{}) // does not wait
 	}
@@ -353,4 +356,38 @@ func TestAuditLineBreaksOff(t *testing.T) {
 	if broken < 100 {
 		t.Errorf("%d lines broke off, which is not what this is about", broken)
 	}
+}
+
+// When nobody begins a session, and none ends, it is found out all the same that the stream works again; the log has a line of
+// it, and Writable tells how it stands.
+func TestAuditResumes(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "audit.log")
+	o := &opener{next: file(name)}
+	a, err := NewAudit(AuditConfig{Open: o.open, patience: time.Minute, retry: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if !a.Writable() {
+		t.Error("it is not writable at first")
+	}
+	o.set(file("/dev/full"))
+	if err := a.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Begin(t.Context(), record("1")); err == nil || a.Writable() {
+		t.Errorf("a full disk: %v, writable %v", err, a.Writable())
+	}
+	o.set(file(name))
+	for deadline := time.Now().Add(10 * time.Second); !a.Writable(); <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is not writable again")
+		}
+	}
+	begin(t, a, "2").End(Result{})
+	if err := a.Close(); err != nil || a.Writable() {
+		t.Errorf("closed: %v, writable %v", err, a.Writable())
+	}
+	wantsLines(t, read(t, name), "resumed ", "begin 2", "end 2")
 }

@@ -104,7 +104,15 @@ type Role struct {
 	Subjects []string
 
 	Rules []Rule
+
+	// Operations are what of the service itself who is in the role may look into, see
+	// the constants Operation…. What an unknown one grants, nobody asks for.
+	Operations []string
 }
+
+// OperationChannelz is to see the connections of all callers, with their addresses
+// and what goes over them in numbers.
+const OperationChannelz = "channelz"
 
 // Rule grants its verbs on what it matches. It matches what each of its parts
 // matches; a part that is empty matches anything, save UnixPaths, which decides
@@ -162,6 +170,24 @@ func (p *Policy) Holds(subject string, v Verbs) bool {
 					return true
 				}
 			}
+		}
+	}
+	return false
+}
+
+// Operates says whether subject may look into the service itself: one of its roles
+// says so, or nobody is asked for roles and whoever asks is on this host (Open and
+// Loopback). What Open alone lets everybody do is what they would do to others.
+func (p *Policy) Operates(subject, operation string) bool {
+	if p == nil {
+		return false
+	}
+	if p.all || p.Open && p.Loopback {
+		return true
+	}
+	for i := range p.Roles {
+		if role := &p.Roles[i]; !p.Open && role.has(subject) && slices.Contains(role.Operations, operation) {
+			return true
 		}
 	}
 	return false

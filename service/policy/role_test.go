@@ -272,3 +272,34 @@ func TestHasRoles(t *testing.T) {
 		}
 	}
 }
+
+func TestOperates(t *testing.T) {
+	t.Parallel()
+	roles := []Role{
+		{Name: "a", Subjects: []string{"token:a"}, Rules: []Rule{{Name: "all", Verbs: Connect}}},
+		{Name: "b", Subjects: []string{"token:b", "mtls:*"}, Operations: []string{OperationChannelz}},
+	}
+	for name, tt := range map[string]struct {
+		p       *Policy
+		subject string
+		want    bool
+	}{
+		"no policy":            {nil, "token:b", false},
+		"the user's own":       {AllowAll(), "", true},
+		"open":                 {&Policy{Open: true}, "token:b", false},
+		"open, on loopback":    {&Policy{Open: true, Loopback: true}, "", true},
+		"open, roles or not":   {&Policy{Open: true, Roles: roles}, "token:b", false},
+		"without the role":     {&Policy{Roles: roles}, "token:a", false},
+		"on loopback, without": {&Policy{Roles: roles, Loopback: true}, "token:a", false},
+		"with the role":        {&Policy{Roles: roles}, "token:b", true},
+		"by a pattern":         {&Policy{Roles: roles}, "mtls:c", true},
+		"nobody":               {&Policy{Roles: []Role{{Subjects: []string{"*"}, Operations: []string{OperationChannelz}}}}, "", false},
+	} {
+		if got := tt.p.Operates(tt.subject, OperationChannelz); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if (&Policy{Roles: roles}).Operates("token:b", "other") {
+		t.Error("an operation that no role has")
+	}
+}

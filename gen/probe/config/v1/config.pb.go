@@ -850,8 +850,11 @@ type Role struct {
 	// `*` stands for any run of characters: `kubernetes:system:serviceaccount:monitoring:*`, and alone for every caller. At
 	// least one, at most 1000.
 	Subjects []string `protobuf:"bytes,2,rep,name=subjects,proto3" json:"subjects,omitempty"`
-	// What whoever has it may do. At least one, at most 1000.
-	Rules         []*Rule `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
+	// What whoever has it may do. At most 1000; empty: `operations` alone, and what takes no more than a role.
+	Rules []*Rule `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
+	// What of this probed itself whoever has it may look into. `channelz` (gRFC A14): who is connected to it by gRPC, from which
+	// address, and how much goes over each connection. It is for those who operate it, and no rule grants it. Empty: nothing.
+	Operations    []string `protobuf:"bytes,4,rep,name=operations,proto3" json:"operations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -903,6 +906,13 @@ func (x *Role) GetSubjects() []string {
 func (x *Role) GetRules() []*Rule {
 	if x != nil {
 		return x.Rules
+	}
+	return nil
+}
+
+func (x *Role) GetOperations() []string {
+	if x != nil {
+		return x.Operations
 	}
 	return nil
 }
@@ -1412,12 +1422,17 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\x06Policy\x12\xda\x01\n" +
 	"\x04lift\x18\x01 \x03(\tB\xc5\x01\xbaH\xc1\x01\x92\x01\xbd\x01\x10\x80\x02\x18\x01\"\xb5\x01\xba\x01\xb1\x01\n" +
 	"\vpolicy.lift\x12Cone address is lifted at a time, as 169.254.20.10/32 or fd00::1/128\x1a](this.isIpPrefix(4) && this.endsWith('/32')) || (this.isIpPrefix(6) && this.endsWith('/128'))R\x04lift\x126\n" +
-	"\x05roles\x18\x02 \x03(\v2\x15.probe.config.v1.RoleB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x05roles\"\x86\x02\n" +
+	"\x05roles\x18\x02 \x03(\v2\x15.probe.config.v1.RoleB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x05roles\"\x85\x04\n" +
 	"\x04Role\x12\x91\x01\n" +
 	"\x04name\x18\x01 \x01(\tB}\xbaHz\xba\x01w\n" +
 	"\trole.name\x12Ba role has a name of letters, digits, '.', '_' and '-', at most 64\x1a&this.matches('^[A-Za-z0-9._-]{1,64}$')R\x04name\x120\n" +
-	"\bsubjects\x18\x02 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\xe8\a\x18\x01\"\x05r\x03(\x80\bR\bsubjects\x128\n" +
-	"\x05rules\x18\x03 \x03(\v2\x15.probe.config.v1.RuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\x05rules\"\xca\b\n" +
+	"\bsubjects\x18\x02 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\xe8\a\x18\x01\"\x05r\x03(\x80\bR\bsubjects\x126\n" +
+	"\x05rules\x18\x03 \x03(\v2\x15.probe.config.v1.RuleB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x05rules\x12n\n" +
+	"\n" +
+	"operations\x18\x04 \x03(\tBN\xbaHK\x92\x01H\x18\x01\"D\xba\x01A\n" +
+	"\x0frole.operations\x12\x18an operation is channelz\x1a\x14this in ['channelz']R\n" +
+	"operations:\x8e\x01\xbaH\x8a\x01\x1a\x87\x01\n" +
+	"\vrole.grants\x12Ha role has rules, or operations, or both: it would grant next to nothing\x1a.this.rules.size() + this.operations.size() > 0\"\xca\b\n" +
 	"\x04Rule\x12\x91\x01\n" +
 	"\x04name\x18\x01 \x01(\tB}\xbaHz\xba\x01w\n" +
 	"\trule.name\x12Ba rule has a name of letters, digits, '.', '_' and '-', at most 64\x1a&this.matches('^[A-Za-z0-9._-]{1,64}$')R\x04name\x12\x8c\x02\n" +
