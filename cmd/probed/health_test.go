@@ -3,23 +3,21 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
-	"log/slog"
 	"maps"
 	"os"
-	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/channelz/grpc_channelz_v1"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
-	"probed/service/guard"
+	probev1 "probed/gen/probe/v1"
+	"probed/internal/nettest"
 )
 
 // Nobody is asked who they are to watch the health, so there is a most of those who do. A place comes back.
@@ -109,56 +107,51 @@ func TestHealthOfServices(t *testing.T) {
 }
 
 // An audit log that cannot be written keeps every session from beginning, and so ExchangeService does not serve, which who
-// watches it learns, until the log can be written; what takes no session goes on.
+// watches it learns, until the log can be written: nobody sends a session to a service that does not serve, so probed finds out
+// by itself. What takes no session goes on.
 func TestHealthWithoutAudit(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	log := filepath.Join(dir, "log")
-	put := func(file string) {
-		t.Helper()
-		if err := errors.Join(os.Symlink(file, log+".new"), os.Rename(log+".new", log)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	put(filepath.Join(dir, "good"))
-	audit, err := openAudit(log, io.Discard, slog.New(slog.DiscardHandler), func(bool) {})
+	p := start(t)
+	const service = "probe.v1.ExchangeService"
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	watch, err := grpc_health_v1.NewHealthClient(p.conn).Watch(ctx, &grpc_health_v1.HealthCheckRequest{Service: service})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer audit.Close()
-	s := &server{health: health.NewServer(), audit: audit}
-	const service = "probe.v1.ExchangeService"
-	tells := func() grpc_health_v1.HealthCheckResponse_ServingStatus {
-		s.tellHealth()
-		whole, err := s.health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
-		if err != nil || whole.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
-			t.Errorf("the whole: %v, %v", whole, err)
+	becomes := func(want grpc_health_v1.HealthCheckResponse_ServingStatus) {
+		t.Helper()
+		if answer, err := watch.Recv(); err != nil || answer.GetStatus() != want {
+			t.Fatalf("%v, %v, want %v", answer, err, want)
 		}
-		answer, err := s.health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: service})
-		if err != nil {
-			t.Fatal(err)
+		for other, status := range p.health(t) {
+			if other != service && status != grpc_health_v1.HealthCheckResponse_SERVING {
+				t.Errorf("the health of %q: %v", other, status)
+			}
 		}
-		return answer.GetStatus()
 	}
-	if got := tells(); got != grpc_health_v1.HealthCheckResponse_SERVING {
-		t.Errorf("at first %v", got)
-	}
-	put("/dev/full")
-	if err := audit.Reopen(); err != nil {
+	becomes(grpc_health_v1.HealthCheckResponse_SERVING)
+	good := p.audit + ".good"
+	if err := errors.Join(os.Rename(p.audit, good), os.Symlink("/dev/full", p.audit)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := audit.Begin(t.Context(), guard.Record{}); err == nil {
-		t.Fatal("a session is written to a disk that is full")
+	p.signals <- syscall.SIGHUP
+	connect := func() error {
+		_, err := probev1.NewExchangeServiceClient(p.conn).Connect(t.Context(), &probev1.ConnectRequest{Target: nettest.Refused(t).String()})
+		return err
 	}
-	if got := tells(); got != grpc_health_v1.HealthCheckResponse_NOT_SERVING {
-		t.Errorf("with a full disk %v", got)
-	}
-	// Nobody begins a session with a service that does not serve, so it has to find out by itself.
-	put(filepath.Join(dir, "good"))
-	for deadline := time.Now().Add(patience); tells() != grpc_health_v1.HealthCheckResponse_SERVING; <-time.After(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); connect() == nil; { // the log is reopened by and by
 		if time.Now().After(deadline) {
-			t.Fatal("it does not serve again")
+			t.Fatal("sessions begin that are not written down")
 		}
+	}
+	becomes(grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+	if err := os.Rename(good, p.audit); err != nil {
+		t.Fatal(err)
+	}
+	becomes(grpc_health_v1.HealthCheckResponse_SERVING)
+	if err := connect(); err != nil {
+		t.Error(err)
 	}
 }
 
