@@ -17,7 +17,8 @@ func newAddressCommand(t *tool) *cobra.Command {
 With --trace every step is shown, also of a lookup that fails.`,
 		Example: `  probectl address 127.0.0.1
   probectl address 2001:db8::1 --trace`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: arguments(addresses),
 		RunE: func(command *cobra.Command, args []string) error {
 			request.Address = args[0]
 			err := ask(command.Context(), t, probev1.NewResolverServiceClient, probev1.ResolverServiceClient.LookupAddress, request, addressTable)

@@ -20,7 +20,8 @@ passive it gives the addresses to listen on.`,
 		Example: `  probectl addrinfo example.org http
   probectl addrinfo localhost 80 --type stream
   probectl addrinfo - 8080 --flags AI_PASSIVE,AI_NUMERICSERV`,
-		Args: cobra.RangeArgs(1, 2),
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: arguments(hosts, services("")),
 		RunE: func(command *cobra.Command, args []string) error {
 			if args[0] != "-" {
 				request.Host = &args[0]

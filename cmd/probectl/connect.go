@@ -46,7 +46,8 @@ The exit code is 0 if all of them could be reached.`,
   probectl connect tcp://db.shop:5432 tcp6://[2001:db8::1]:22 --timeout 2s
   probectl --kube net/probed --each connect db.shop:5432
   probectl connect -f targets --json | jq -r 'select(.outcome.ok | not).target'`,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: eachArgument(targets),
 		RunE: func(command *cobra.Command, args []string) error {
 			targets, err := t.targets(args, files)
 			if err != nil {
@@ -79,7 +80,7 @@ The exit code is 0 if all of them could be reached.`,
 	}
 	command.Flags().StringArrayVarP(&files, "file", "f", nil, "the targets in this `FILE` too, one a line, # for comments; - is standard input")
 	command.Flags().BoolVar(&all, "all", false, "check every address of a name, of both families, and not only the first that answers")
-	reach = bindReach(command, "the most time for each target, up to 10m (default 60s, and 10s for each address)")
+	reach = bindReach(t, command, "the most time for each target, up to 10m (default 60s, and 10s for each address)")
 	return command
 }
 

@@ -17,7 +17,8 @@ func newConstantsCommand(t *tool) *cobra.Command {
 IPPROTO_, AI_, NI_ or EAI_, or all of them, with the values of the platform that answers.`,
 		Example: `  probectl constants AF_
   probectl constants`,
-		Args: cobra.MaximumNArgs(1),
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: arguments(constants),
 		RunE: func(command *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				request.Prefix = args[0]

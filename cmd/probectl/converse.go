@@ -48,7 +48,8 @@ func newConverseCommand(t *tool) *cobra.Command {
   probectl converse tcp://db.shop:9000 < dump > answer
   printf 'PING\r\nQUIT\r\n' | probectl --server probed.shop converse cache.shop:6379
   echo 'hello' | probectl converse udp://192.0.2.1:echo`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: arguments(targets),
 		RunE: func(command *cobra.Command, args []string) error {
 			if t.kube.each {
 				return &usageError{errors.New("converse goes without --each: what is typed would be sent by every pod, and what comes back be mixed; exchange is for that")}
@@ -75,7 +76,8 @@ func newConverseCommand(t *tool) *cobra.Command {
 	set.BoolVarP(&flags.crlf, "crlf", "C", false, "send a newline as \\r\\n; \\r\\n stays as it is")
 	set.VarP(&flags.idle, "idle", "w", "end when nothing has passed either way for this `DURATION`, up to 10m (default 5m);\na number alone is seconds")
 	command.MarkFlagsMutuallyExclusive("half-close", "hold-open")
-	flags.reach = bindReach(command, "the most time until the connection is open, up to 10m (default 60s)")
+	completeFlag(command, "idle", durations)
+	flags.reach = bindReach(t, command, "the most time until the connection is open, up to 10m (default 60s)")
 	return command
 }
 

@@ -95,16 +95,11 @@ func (f enumListFlag[E]) Type() string { return "names" }
 // type.
 func bindEnum[E enumeration](command *cobra.Command, value *E, flag, prefix, usage string) {
 	command.Flags().Var(enumFlag[E]{value, prefix}, flag, usage)
-	completeEnum[E](command, flag, prefix)
+	completeFlag(command, flag, enums[E](prefix, false))
 }
 
 // bindEnums is bindEnum for a field with several values.
 func bindEnums[E enumeration](command *cobra.Command, values *[]E, flag, prefix, usage string) {
 	command.Flags().Var(enumListFlag[E]{values, prefix}, flag, usage)
-	completeEnum[E](command, flag, prefix)
-}
-
-func completeEnum[E enumeration](command *cobra.Command, flag, prefix string) {
-	// It fails only for a flag that does not exist.
-	_ = command.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(enumNames[E](prefix), cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(command, flag, lists(enums[E](prefix, true)))
 }

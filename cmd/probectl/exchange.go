@@ -52,11 +52,12 @@ const exchangeExample = `  probectl exchange tcp://example.org:80 --text 'GET / 
 func newExchangeCommand(t *tool) *cobra.Command {
 	flags := &exchangeFlags{}
 	command := &cobra.Command{
-		Use:     "exchange TARGET",
-		Short:   "What comes back when I connect there and send this?",
-		Long:    exchangeHelp,
-		Example: exchangeExample,
-		Args:    cobra.ExactArgs(1),
+		Use:               "exchange TARGET",
+		Short:             "What comes back when I connect there and send this?",
+		Long:              exchangeHelp,
+		Example:           exchangeExample,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: arguments(targets),
 		RunE: func(command *cobra.Command, args []string) error {
 			request, err := flags.request(t, args[0], command.Flags().Changed)
 			if err != nil {
@@ -77,7 +78,11 @@ func newExchangeCommand(t *tool) *cobra.Command {
 	set.Int32Var(&flags.bufferSize, "buffer-size", 0, "at most so many `BYTES` in a chunk, up to 1048576 (default: grows with the flow)")
 	set.BoolVar(&flags.raw, "raw", false, "write the peer's bytes alone")
 	command.MarkFlagsMutuallyExclusive("text", "data-file", "data")
-	flags.reach = bindReach(command, "the most time for all of it, up to 10m (default 60s)")
+	completeFlag(command, "text", nothing)
+	completeFlag(command, "data", nothing)
+	completeFlag(command, "step", steps)
+	completeFlag(command, "buffer-size", among("1024", "65536", "1048576"))
+	flags.reach = bindReach(t, command, "the most time for all of it, up to 10m (default 60s)")
 	return command
 }
 

@@ -59,7 +59,7 @@ func bindGuarded(root *cobra.Command, getenv func(string) string) *guarded {
 	}
 	flags.BoolVar(&g.tokenInTheOpen, "token-over-plaintext", false,
 		"send a token without TLS to another machine too, for everybody on the way to read")
-	_ = root.RegisterFlagCompletionFunc("server-name", cobra.NoFileCompletions) // it fails only for a flag that does not exist
+	completeFlag(root, "server-name", hosts)
 	return g
 }
 

@@ -23,7 +23,8 @@ with the search list. With --trace every step is shown, also of a lookup that fa
 		Example: `  probectl host localhost
   probectl host db.shop --trace
   probectl host -6 example.org`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: arguments(hosts),
 		RunE: func(command *cobra.Command, args []string) error {
 			request.Host = args[0]
 			switch {

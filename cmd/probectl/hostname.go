@@ -14,8 +14,9 @@ func newHostnameCommand(t *tool) *cobra.Command {
 		Short: "What is the host's own name, and what does it resolve to?",
 		Long: `Tell the host's own name, as gethostname(2), and what that name resolves to there. In a
 pod it is the pod's name. A name that resolves to nothing is an answer.`,
-		Example: `  probectl hostname`,
-		Args:    cobra.NoArgs,
+		Example:           `  probectl hostname`,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return ask(command.Context(), t, probev1.NewResolverServiceClient, probev1.ResolverServiceClient.GetHostname,
 				&probev1.GetHostnameRequest{}, hostnameTable)

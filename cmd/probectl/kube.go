@@ -44,10 +44,6 @@ func (k *kube) bind(root *cobra.Command, getenv func(string) string, plugin bool
 	flags.StringVar(&k.kubectl.kubeconfig, "kubeconfig", "", "kubectl's configuration, a `FILE`, to use for --kube")
 	flags.StringVar(&k.serviceAccount, "service-account", "", "show the server a token of the service account of this `NAME`, in the namespace of --kube, which kubectl\nmakes for the audience probed")
 	flags.BoolVar(&k.each, "each", false, "ask every pod of --kube at the same time, and show the answers side by side")
-	_ = root.RegisterFlagCompletionFunc("kube", cobra.NoFileCompletions) // these fail only for a flag that does not exist
-	_ = root.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions)
-	_ = root.RegisterFlagCompletionFunc("context", cobra.NoFileCompletions)
-	_ = root.RegisterFlagCompletionFunc("service-account", cobra.NoFileCompletions)
 }
 
 // unused is an error if a flag was given that only makes sense in a cluster.
@@ -312,7 +308,7 @@ func (t *tool) openPod(ctx context.Context, f *found, p pod) (*server, error) {
 		forward.stop()
 		return nil, err
 	}
-	s.where = fmt.Sprintf("pod %s/%s on %s by kubectl port-forward", p.namespace, p.name, p.node)
+	s.where = t.chosen.where(fmt.Sprintf("pod %s/%s on %s by kubectl port-forward", p.namespace, p.name, p.node))
 	closeConn := s.close
 	s.close = func() {
 		closeConn()

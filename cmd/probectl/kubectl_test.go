@@ -23,6 +23,7 @@ import (
 //	service-NAME        the JSON of a Service
 //	pods-SELECTOR       the JSON of the pods with these labels; none if there is no such file
 //	token-NAME          a token of a service account
+//	list-KIND           the names of all Services, namespaces, service accounts, or contexts
 //	forward-POD         how it forwards to the pod, see forwards
 //	pid-POD             the process that does
 //	fault               what goes wrong with everything, see fail; pid-service and pid-pods are then the processes
@@ -60,6 +61,8 @@ func (c standIn) run(args []string) error {
 			fmt.Println(`{"apiVersion": "v1", "items": [], "kind": "List"}`)
 		}
 		return nil
+	case "get services", "get namespaces", "get serviceaccounts", "config get-contexts":
+		return c.print("list-"+values[1], "Error from server (Forbidden): "+values[1]+" is forbidden")
 	case "create token":
 		return c.print("token-"+values[2], fmt.Sprintf("error: failed to create token: serviceaccounts %q not found", values[2]))
 	}

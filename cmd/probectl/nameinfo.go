@@ -15,7 +15,8 @@ func newNameinfoCommand(t *tool) *cobra.Command {
 number, unless the flag NI_NAMEREQD is given.`,
 		Example: `  probectl nameinfo 127.0.0.1 80
   probectl nameinfo ::1 53 --flags NI_DGRAM,NI_NUMERICHOST`,
-		Args: cobra.ExactArgs(2),
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: arguments(addresses, ports),
 		RunE: func(command *cobra.Command, args []string) (err error) {
 			request.Address = args[0]
 			if request.Port, err = parsePort(args[1]); err != nil {

@@ -48,8 +48,7 @@ func bindFormat(root *cobra.Command, f *format) {
 		return err
 	})
 	root.MarkFlagsMutuallyExclusive("output", "json")
-	// It fails only for a flag that does not exist.
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(root, "output", among("table\tfor people", "json\tfor machines, as REST has it", "yaml\tthe same as YAML"))
 }
 
 // printMessage prints an answer as JSON, over several lines, or as YAML.

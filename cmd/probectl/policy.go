@@ -48,7 +48,8 @@ The exit code is 0 if you may connect to at least one of its addresses.`,
 		Example: `  probectl policy explain db.shop:5432
   probectl policy explain tls://192.0.2.1:443 --server probed.shop --token-file token
   probectl policy explain unix:///run/app.sock -o json | jq '.addresses[].decisions'`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: arguments(targets),
 		RunE: func(command *cobra.Command, args []string) error {
 			return askWhether(command.Context(), t, probev1.NewPolicyServiceClient, probev1.PolicyServiceClient.ExplainPolicy,
 				&probev1.ExplainPolicyRequest{Target: args[0]}, policyTable, mayConnect)

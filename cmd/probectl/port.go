@@ -19,7 +19,8 @@ func newPortCommand(t *tool) *cobra.Command {
 too.`,
 		Example: `  probectl port 80
   probectl port 53 --protocol udp`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: arguments(ports),
 		RunE: func(command *cobra.Command, args []string) (err error) {
 			if request.Port, err = parsePort(args[0]); err != nil {
 				return err
@@ -28,6 +29,7 @@ too.`,
 		},
 	}
 	command.Flags().StringVarP(&request.Protocol, "protocol", "p", "", "only this `TRANSPORT`, as tcp or udp")
+	completeFlag(command, "protocol", transports)
 	return command
 }
 

@@ -18,7 +18,8 @@ func newProtocolCommand(t *tool) *cobra.Command {
 /etc/protocols first, then in the registry of IANA, which is built in.`,
 		Example: `  probectl protocol tcp
   probectl protocol 132`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: arguments(ipProtocols),
 		RunE: func(command *cobra.Command, args []string) error {
 			request.Protocol = args[0]
 			return ask(command.Context(), t, probev1.NewNameServiceClient, probev1.NameServiceClient.LookupProtocol, request, protocolTable)

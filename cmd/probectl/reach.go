@@ -39,7 +39,7 @@ type reach struct {
 var tlsFlags = [...]string{"servername", "alpn", "tls-min", "cacert", "cert", "key", "insecure"}
 
 // bindReach makes the flags. The command says what its timeout is for.
-func bindReach(command *cobra.Command, timeout string) *reach {
+func bindReach(t *tool, command *cobra.Command, timeout string) *reach {
 	r := &reach{flags: command.Flags()}
 	r.flags.BoolVarP(&r.v4, "ipv4", "4", false, "only addresses of IPv4")
 	r.flags.BoolVarP(&r.v6, "ipv6", "6", false, "only addresses of IPv6")
@@ -55,7 +55,12 @@ func bindReach(command *cobra.Command, timeout string) *reach {
 	r.flags.StringVar(&r.keyPEM, "key", "", "TLS: its key, a `FILE` in PEM. A --server gets it, so speak --server-tls to that")
 	r.flags.BoolVarP(&r.insecure, "insecure", "k", false, "TLS: go on whatever the certificate says; what is wrong is told all the same")
 	command.MarkFlagsMutuallyExclusive("ipv4", "ipv6")
-	_ = command.RegisterFlagCompletionFunc("tls-min", cobra.FixedCompletions(tlsVersionNames[:], cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(command, "timeout", durations)
+	completeFlag(command, "source", t.sources)
+	completeFlag(command, "interface", t.interfaces)
+	completeFlag(command, "servername", hosts)
+	completeFlag(command, "alpn", lists(protocols))
+	completeFlag(command, "tls-min", among(tlsVersionNames[:]...))
 	return r
 }
 

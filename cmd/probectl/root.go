@@ -16,10 +16,14 @@ type tool struct {
 	stdin          io.Reader
 	stdout, stderr *printer
 
-	plugin string // as which kubectl runs this; empty: it does not
+	plugin      string // as which kubectl runs this; empty: it does not
+	getenv      func(string) string
+	serversPath string // where the configuration file is
 
 	server         string // of these two one at most
 	kube           kube
+	chosen         chosen   // how it was settled which
+	otherServers   []string // that the configuration file names, when it was asked for one that it does not
 	guarded        *guarded
 	connectTimeout time.Duration
 	format         format
@@ -32,7 +36,7 @@ type tool struct {
 // run carries out one command line, of a program and its arguments, and returns the exit code. It returns when all its
 // goroutines have ended.
 func run(ctx context.Context, program string, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
-	t := &tool{stdin: stdin, stdout: newPrinter(stdout), stderr: newPrinter(stderr)}
+	t := &tool{stdin: stdin, stdout: newPrinter(stdout), stderr: newPrinter(stderr), getenv: getenv, serversPath: serversPath(getenv)}
 	var completes bool
 	if t.plugin, completes = pluginName(program); completes {
 		args = append([]string{cobra.ShellCompRequestCmd}, args...)
@@ -64,7 +68,8 @@ resolve to and by which queries, what happens when I connect there, send these
 bytes and read what comes back, or talk for as long as I like.
 
 With --server, or PROBECTL_SERVER, a probed answers, and the answer is what the
-network looks like from there. Without, this machine answers.
+network looks like from there. Without, this machine answers. The configuration file gives
+servers names, of which one may be the current one, which answers then: see probectl config.
 
 With --kube, or PROBECTL_KUBE, a probed in a Kubernetes cluster answers: one in a pod of
 that Service, or with these labels. kubectl finds the pod and forwards a port to it, with
@@ -129,6 +134,9 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 			if err := command.ValidateFlagGroups(); err != nil {
 				return &usageError{err}
 			}
+			if asksNobody(command) {
+				return nil
+			}
 			if err := t.checkServer(); err != nil {
 				return &usageError{err}
 			}
@@ -146,13 +154,19 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 		server, otherwise = "", "" // who says kubectl means the cluster
 	}
 	flags.StringVarP(&t.server, "server", "s", server,
-		"the probed to ask, `HOST[:PORT]` of its gRPC listener (port 50051 unless given);\nempty: answer from this machine"+otherwise)
+		"the probed to ask: `SERVER` is HOST[:PORT] of its gRPC listener (port 50051 unless given), or a name of the\nconfiguration file; empty: answer from this machine"+otherwise)
 	flags.Lookup("server").DefValue = "" // what the environment says is not for help texts
 	t.kube.bind(root, getenv, t.plugin != "")
 	t.guarded = bindGuarded(root, getenv)
 	flags.DurationVar(&t.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the connection to the server;\nwith --kube, where it takes several steps, 10s unless given")
 	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell the id of the request and what kubectl is run for, and log to stderr what runs inside probectl")
 	bindFormat(root, &t.format)
+	for flag, of := range map[string]completer{
+		"server": t.serverNames, "connect-timeout": durations, "kube": t.kubeServices, "namespace": t.kubeNamespaces, "context": t.kubeContexts,
+		"service-account": t.kubeServiceAccounts,
+	} {
+		completeFlag(root, flag, of)
+	}
 
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	for _, group := range []struct {
@@ -178,13 +192,29 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 			root.AddCommand(command)
 		}
 	}
-	root.AddCommand(newVersionCommand(t))
-	addCompletionCommand(root)
+	for _, newCommand := range []func(*tool) *cobra.Command{newConfigCommand, newVersionCommand, newCompletionCommand} {
+		root.AddCommand(newCommand(t))
+	}
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Example = "  probectl help connect\n  probectl help config set-server"
+	}
 	blameArguments(root)
 	if t.plugin != "" {
 		nameAsPlugin(root, t.plugin)
 	}
 	return root
+}
+
+// asksNobody tells whether a command is about this program alone, so that it works whatever is said about servers.
+func asksNobody(command *cobra.Command) bool {
+	for ; command.HasParent(); command = command.Parent() {
+		switch command.Name() {
+		case "help", "completion", "config":
+			return true
+		}
+	}
+	return false
 }
 
 // local tells whether this machine answers.
@@ -208,8 +238,11 @@ func (t *tool) checkServer() error {
 	default:
 		return errors.New("PROBECTL_SERVER and PROBECTL_KUBE are both set: unset the one that is not meant")
 	}
+	if err := t.takeNamed(); err != nil {
+		return err
+	}
 	if t.kube.probed != "" {
-		return t.checkKube()
+		return t.chosen.blame(t.checkKube())
 	}
 	if err := t.kube.unused(); err != nil {
 		return err

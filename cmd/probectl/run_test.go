@@ -279,7 +279,7 @@ func TestEveryCommandHasOneShape(t *testing.T) {
 // subcommands are all below a command.
 func subcommands(command *cobra.Command) (all []*cobra.Command) {
 	for _, below := range command.Commands() {
-		if below.Name() != "completion" && below.Name() != "help" { // cobra's own
+		if below.Name() != "help" { // cobra's own
 			all = append(append(all, below), subcommands(below)...)
 		}
 	}

@@ -232,7 +232,7 @@ type door struct {
 func (t *tool) dial(ctx context.Context, to door) (*server, error) {
 	transport, options, err := t.guarded.options(to.certificateName, to.token)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, &usageError{t.chosen.blame(err)}
 	}
 	// The name is left to the dialer, whose errors say more than those of a gRPC resolver.
 	conn, err := grpc.NewClient("passthrough:///"+to.address, append(options,
@@ -254,9 +254,24 @@ func (t *tool) dial(ctx context.Context, to door) (*server, error) {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, ctx.Err()
 		}
-		return nil, transport.failure(to, err)
+		return nil, t.aboutNames(transport.failure(to, err))
 	}
-	return &server{conn: conn, where: "probed at " + to.address, via: to.via, close: func() { _ = conn.Close() }}, nil
+	return &server{conn: conn, where: t.chosen.where("probed at " + to.address), via: to.via, close: func() { _ = conn.Close() }}, nil
+}
+
+// aboutNames adds to a failure to connect what the configuration file has to do with it.
+func (t *tool) aboutNames(failure *exitError) *exitError {
+	switch {
+	case t.chosen.name != "":
+		failure.advice += fmt.Sprintf("\nIt is %s of %s.", t.chosen, t.chosen.file)
+		if t.chosen.by == "" {
+			failure.advice += " To ask this machine say --server= once, or probectl config use-server --none."
+		}
+	case len(t.otherServers) > 0:
+		failure.advice += "\nThe configuration file has no server of that name: it has " + strings.Join(t.otherServers, ", ") + "."
+	}
+	failure.advice = strings.TrimPrefix(failure.advice, "\n")
+	return failure
 }
 
 // serverAddress is the host and port that the flag --server means.

@@ -18,7 +18,8 @@ func newServiceCommand(t *tool) *cobra.Command {
 first, then in the registry of IANA, which is built in.`,
 		Example: `  probectl service ssh
   probectl service domain --protocol udp`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: arguments(services("")),
 		RunE: func(command *cobra.Command, args []string) error {
 			request.Name = args[0]
 			return ask(command.Context(), t, probev1.NewNameServiceClient, probev1.NameServiceClient.LookupService, request,
@@ -26,6 +27,7 @@ first, then in the registry of IANA, which is built in.`,
 		},
 	}
 	command.Flags().StringVarP(&request.Protocol, "protocol", "p", "", "only this `TRANSPORT`, as tcp or udp")
+	completeFlag(command, "protocol", transports)
 	return command
 }
 

@@ -21,7 +21,8 @@ thousands; they are fetched page by page and printed at the end.`,
 		Example: `  probectl services --class system --protocol sctp
   probectl services --limit 20
   probectl services -o json | jq -r '.services[].name'`,
-		Args: cobra.NoArgs,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if limit < 0 {
 				return &usageError{fmt.Errorf("--limit %d: it is 0 or more", limit)}
@@ -33,6 +34,8 @@ thousands; they are fetched page by page and printed at the end.`,
 	command.Flags().StringVarP(&request.Protocol, "protocol", "p", "", "only this `TRANSPORT`, as tcp or udp")
 	bindEnum(command, &request.PortClass, "class", "PORT_CLASS_", "only ports of this `CLASS`: system, user or dynamic")
 	command.Flags().IntVar(&limit, "limit", 0, "at most so many `ENTRIES`; 0: all")
+	completeFlag(command, "protocol", transports)
+	completeFlag(command, "limit", nothing)
 	return command
 }
 

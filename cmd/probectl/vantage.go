@@ -14,13 +14,20 @@ func newVantageCommand(t *tool) *cobra.Command {
 		Use:   "vantage",
 		Short: "From where are the answers given?",
 		Long: `Tell who answers: host or pod, version, interfaces, default routes, and how names are
-resolved there.`,
+resolved there; and which server that is, by which name, and by what it was named.`,
 		Example: `  probectl vantage
   probectl --server probed.shop:50051 vantage`,
-		Args: cobra.NoArgs,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return ask(command.Context(), t, probev1.NewResolverServiceClient, probev1.ResolverServiceClient.DescribeVantage,
-				&probev1.DescribeVantageRequest{}, vantageTables)
+				&probev1.DescribeVantageRequest{}, func(p *printer, answer *probev1.DescribeVantageResponse) {
+					vantageTables(p, answer)
+					if !t.kube.each {
+						p.line("")
+						p.table("SERVER NAME BY", [][]string{t.which()})
+					}
+				})
 		},
 	}
 }
