@@ -53,9 +53,10 @@ func build(t testing.TB, race bool) string {
 	return flavour.path
 }
 
+// moduleRoot is where probed's module is, also for the tests of another that has it by a replace.
 func moduleRoot() (string, error) {
-	out, err := exec.Command("go", "env", "GOMOD").Output()
-	return filepath.Dir(strings.TrimSpace(string(out))), err
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "probed").Output()
+	return strings.TrimSpace(string(out)), err
 }
 
 // noteSources looks at every file that probed may be made of. So the go command knows, which keeps the results of tests,
