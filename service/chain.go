@@ -15,8 +15,11 @@ import (
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
+	"probed/service/exchange"
 	"probed/service/guard"
 	"probed/service/policy"
 )
@@ -70,6 +73,11 @@ type ChainConfig struct {
 	Limiter *guard.Limiter
 	// Limited is called when a call is refused because a limit is reached, with its name; may be nil.
 	Limited func(limit string)
+	// Trace is called when a call that is admitted begins, and returns the context of its handler, and what is called when it
+	// has ended. Those who watch its health are left out. Nil: nobody observes calls.
+	//
+	// Who is refused is not observed, for what an observer does costs something, and another program as well.
+	Trace func(ctx context.Context, call *Call) (_ context.Context, ended func(error))
 	// Unauthenticated is called when a call is refused because it is not known who calls, with the reason, from a closed
 	// set; may be nil.
 	Unauthenticated func(reason string)
@@ -86,6 +94,7 @@ func Chain(config ChainConfig) (Links, error) {
 		recoveryLink(config.Logger), // outside of everything that handles a message, so that a panic costs one call
 		admit,                       // before anything of the request is looked at
 		vantageLink(config),         // after it, since not everybody is to know where this is
+		traceLink(config.Trace),     // after it, since strangers are not to load whom traces are sent to
 	)
 	return Links{before, validationLink()}, nil // last, so that handlers see nothing but valid requests
 }
@@ -170,7 +179,10 @@ func requestIDLink() Interceptors {
 	begin := func(ctx context.Context) (context.Context, *request) {
 		var random [8]byte
 		binary.BigEndian.PutUint64(random[:], rand.Uint64()) // names a line in a log; it guards nothing
-		r := &request{id: hex.EncodeToString(random[:])}
+		r := &request{Call: Call{ID: hex.EncodeToString(random[:]), Via: "grpc"}}
+		if isLocal(ctx) {
+			r.Via = "rest"
+		}
 		return context.WithValue(ctx, requestKey{}, r), r
 	}
 	return Interceptors{
@@ -181,7 +193,7 @@ func requestIDLink() Interceptors {
 		},
 		Stream: func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			ctx, r := begin(stream.Context())
-			if err := grpc.SetTrailer(ctx, metadata.MD{RequestIDHeader: {r.id}}); err != nil {
+			if err := grpc.SetTrailer(ctx, metadata.MD{RequestIDHeader: {r.ID}}); err != nil {
 				return statusOf(err)
 			}
 			err := handler(server, &streamWithContext{stream, ctx})
@@ -208,9 +220,34 @@ func vantageLink(config ChainConfig) Interceptors {
 	})
 }
 
+// Call is what is known of a call. It is filled in as the call proceeds, by its handler's goroutine alone.
+type Call struct {
+	// ID is the one that its answer and the log have, see RequestIDHeader.
+	ID string
+	// Method is its full name, "/package.Service/Method".
+	Method string
+	// Via is how it came: "grpc", or "rest" when it came by a LocalConn.
+	Via string
+	// Target is what it is to reach, as the caller wrote it; empty when it opens no connection.
+	Target string
+	// Outcome is that of a Connect, Exchange or Converse that has ended; nil before, of other calls, and when there is none.
+	Outcome *exchange.Outcome
+	// TraceID and SpanID are filled in by ChainConfig.Trace, hexadecimal, for the log; empty: it is in no trace.
+	TraceID, SpanID string
+}
+
+// Reason says in a word what came of a call that ended with err: OK, the reason of an outcome that is not ok, or that of the
+// error, as "POLICY_DENIED".
+func (c *Call) Reason(err error) string {
+	if err == nil && c.Outcome != nil && c.Outcome.Reason != exchange.None {
+		return c.Outcome.Reason.String()
+	}
+	return strings.TrimPrefix(reasonOf(err), "ERROR_REASON_")
+}
+
 // request is what the chain knows of one.
 type request struct {
-	id      string
+	Call
 	vantage string // from which it is answered; empty: the caller is not to know
 	told    bool   // whether the header has both
 }
@@ -221,7 +258,7 @@ func (r *request) tell(ctx context.Context) error {
 		return nil
 	}
 	r.told = true
-	header := metadata.MD{RequestIDHeader: {r.id}}
+	header := metadata.MD{RequestIDHeader: {r.ID}}
 	if r.vantage != "" {
 		header[VantageHeader] = []string{r.vantage}
 	}
@@ -240,7 +277,44 @@ func requestOf(ctx context.Context) *request {
 }
 
 // requestID is the id of the request that ctx belongs to.
-func requestID(ctx context.Context) string { return requestOf(ctx).id }
+func requestID(ctx context.Context) string { return requestOf(ctx).ID }
+
+// errPanicked is what a call ended with that has not returned.
+var errPanicked = status.Error(codes.Internal, "panic")
+
+// traceLink tells who observes calls of each.
+func traceLink(trace func(context.Context, *Call) (context.Context, func(error))) Interceptors {
+	if trace == nil {
+		return Interceptors{}
+	}
+	begin := func(ctx context.Context, fullMethod string) (context.Context, func(error)) {
+		call := &requestOf(ctx).Call
+		call.Method = fullMethod
+		return trace(ctx, call)
+	}
+	return Interceptors{
+		Unary: func(ctx context.Context, message any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (answer any, err error) {
+			if guard.AccessTo(info.FullMethod) == guard.Public {
+				return handler(ctx, message)
+			}
+			ctx, ended := begin(ctx, info.FullMethod)
+			err = errPanicked
+			defer func() { ended(err) }()
+			answer, err = handler(ctx, message)
+			return answer, err
+		},
+		Stream: func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+			if guard.AccessTo(info.FullMethod) == guard.Public {
+				return handler(server, stream)
+			}
+			ctx, ended := begin(stream.Context(), info.FullMethod)
+			err = errPanicked
+			defer func() { ended(err) }()
+			err = handler(server, &streamWithContext{stream, ctx})
+			return err
+		},
+	}
+}
 
 // mostPublic is how many calls of one method may be under way at a time that nobody has to be somebody for. What they need
 // is little, and those who have credentials must not want for it. Of each method, since some watch the health for as long as

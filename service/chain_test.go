@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -203,16 +204,38 @@ func TestLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = call(t, w, &probev1.LookupPortRequest{Port: 70000})
+	closed := nettest.Refused(t).String()
+	for _, by := range []string{"gRPC", "REST"} {
+		if _, err := events(t, w.transports()[by], &probev1.ExchangeRequest{Target: closed}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := probev1.NewExchangeServiceClient(w.conn).Connect(t.Context(), &probev1.ConnectRequest{Target: "nosuch.test:1"}); err != nil {
+		t.Fatal(err)
+	}
 
 	lines := w.log.lines(t, "call")
-	if len(lines) != 3 {
+	want := []struct{ method, code, reason, via string }{
+		{"probe.v1.ResolverService/GetHostname", "INTERNAL", "INTERNAL", "grpc"},
+		{"probe.v1.ExchangeService/Exchange", "OK", "OK", "grpc"},
+		{"probe.v1.NameService/LookupPort", "INVALID_ARGUMENT", "INVALID_FIELD", "grpc"},
+		{"probe.v1.ExchangeService/Exchange", "OK", "CONNECTION_REFUSED", "grpc"},
+		{"probe.v1.ExchangeService/Exchange", "OK", "CONNECTION_REFUSED", "rest"},
+		{"probe.v1.ExchangeService/Connect", "OK", "NAME_NOT_FOUND", "grpc"},
+	}
+	if len(lines) != len(want) {
 		t.Fatalf("%d lines: %v", len(lines), lines)
 	}
-	for i, want := range []struct{ method, code string }{
-		{"probe.v1.ResolverService/GetHostname", "INTERNAL"}, {"probe.v1.ExchangeService/Exchange", "OK"}, {"probe.v1.NameService/LookupPort", "INVALID_ARGUMENT"},
-	} {
-		if lines[i]["method"] != want.method || lines[i]["code"] != want.code || lines[i]["request_id"] == "" {
-			t.Errorf("%v, want %v", lines[i], want)
+	for i, want := range want {
+		line := lines[i]
+		if line["method"] != want.method || line["code"] != want.code || line["reason"] != want.reason || line["via"] != want.via || line["request_id"] == "" {
+			t.Errorf("%v, want %v", line, want)
+		}
+		if seconds, ok := line["duration_seconds"].(float64); !ok || seconds <= 0 || seconds > 60 {
+			t.Errorf("took %v s", line["duration_seconds"])
+		}
+		if line["trace_id"] != nil {
+			t.Errorf("a trace, which nobody keeps: %v", line)
 		}
 	}
 	if cause, _ := lines[0]["error"].(string); lines[0]["request_id"] != failed || !strings.Contains(cause, "/etc/secret") {
@@ -222,6 +245,62 @@ func TestLog(t *testing.T) {
 	defer w.log.mu.Unlock()
 	if log := w.log.text.String(); strings.Contains(log, "the answer") || strings.Contains(log, "the words") {
 		t.Errorf("payload in the log: %s", log)
+	}
+}
+
+// Who observes calls sees those that are admitted, each with its outcome, from both sides of the handler; the log has the
+// trace.
+func TestTraceLink(t *testing.T) {
+	t.Parallel()
+	type traced struct{}
+	var mu sync.Mutex
+	var ended []string
+	w := newWorld(t, func(s *settings) {
+		s.Hooks.Lookup = func(ctx context.Context, _, _ string, _ time.Duration) {
+			if ctx.Value(traced{}) == nil {
+				t.Error("the handler has not the context of the trace")
+			}
+		}
+		s.trace = func(ctx context.Context, call *Call) (context.Context, func(error)) {
+			traceparent := metadata.ValueFromIncomingContext(ctx, "traceparent")
+			if authorization := metadata.ValueFromIncomingContext(ctx, "authorization"); call.Via == "rest" && authorization != nil {
+				t.Errorf("of a call by REST: %v", authorization)
+			}
+			call.TraceID, call.SpanID = "5ca1ab1e", "c0ffee"
+			return context.WithValue(ctx, traced{}, true), func(err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				ended = append(ended, strings.Join([]string{call.Via, call.Method, call.Target, call.Reason(err), strings.Join(traceparent, "+")}, " "))
+			}
+		}
+	})
+	closed := nettest.Refused(t).String()
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-1-2-01")
+	if _, err := probev1.NewExchangeServiceClient(w.conn).Connect(ctx, &probev1.ConnectRequest{Target: closed}); err != nil {
+		t.Fatal(err)
+	}
+	// What the context of a local call says of a trace arrives, and metadata does not.
+	local := WithTraceContext(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer x", "traceparent", "forged"), "00-3-4-01", "")
+	if _, err := probev1.NewNameServiceClient(w.local).LookupPort(local, &probev1.LookupPortRequest{Port: 22}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := probev1.NewNameServiceClient(w.local).LookupService(WithTraceContext(t.Context(), "", "a=b"), &probev1.LookupServiceRequest{Name: "nosuch"}); err == nil {
+		t.Error("there is no such service")
+	}
+	want := []string{
+		"grpc /probe.v1.ExchangeService/Connect " + closed + " CONNECTION_REFUSED 00-1-2-01",
+		"rest /probe.v1.NameService/LookupPort  OK 00-3-4-01",
+		"rest /probe.v1.NameService/LookupService  SERVICE_NOT_FOUND ",
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(ended, want) {
+		t.Errorf("%q\nwant %q", ended, want)
+	}
+	for _, line := range w.log.lines(t, "call") {
+		if line["trace_id"] != "5ca1ab1e" || line["span_id"] != "c0ffee" {
+			t.Errorf("%v", line)
+		}
 	}
 }
 
@@ -255,7 +334,7 @@ func TestLookupHook(t *testing.T) {
 	w := newWorld(t, func(s *settings) {
 		s.Hooks.Lookup = nil
 	})
-	w.service.hooks.Lookup = func(kind, reason string, _ time.Duration) { told = append(told, kind+" "+reason) }
+	w.service.hooks.Lookup = func(_ context.Context, kind, reason string, _ time.Duration) { told = append(told, kind+" "+reason) }
 	for _, request := range []proto.Message{
 		&probev1.LookupServiceRequest{Name: "ssh"}, &probev1.LookupServiceRequest{Name: "nosuch"}, &probev1.LookupPortRequest{Port: 1},
 		&probev1.ListServicesRequest{}, &probev1.ListServicesRequest{PageToken: "x"}, &probev1.LookupProtocolRequest{Protocol: "6"},

@@ -75,11 +75,11 @@ func TestCrashes(t *testing.T) {
 			return dial(ctx, network, server)
 		}
 		s.Hooks.Decided = func(policy.Decision) { trap.at("policy") }
-		s.Hooks.Lookup = func(string, string, time.Duration) { trap.at("lookup") }
+		s.Hooks.Lookup = func(context.Context, string, string, time.Duration) { trap.at("lookup") }
 		s.ExchangeHooks = &exchange.Hooks{
 			SessionStart: func(string) { trap.at("start") },
 			SessionEnd:   func(string, *exchange.Outcome) { trap.at("end") },
-			Dialled:      func(string, exchange.Reason, time.Duration) { trap.at("dialled") },
+			Dialled:      func(context.Context, string, exchange.Reason, time.Duration) { trap.at("dialled") },
 			Sent:         func(scheme string, _ int) { trap.of("sent", scheme) },
 			Received:     func(scheme string, _ int) { trap.of("received", scheme) },
 		}

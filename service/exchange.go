@@ -106,11 +106,16 @@ func (s *exchangeServer) Converse(stream grpc.BidiStreamingServer[probev1.Conver
 func (s *exchangeServer) run(ctx context.Context, rpc, target string, request exchange.Request,
 	f func(ctx context.Context) (*exchange.Outcome, error),
 ) (outcome *exchange.Outcome, err error) {
+	call := &requestOf(ctx).Call
+	call.Target = target
 	ctx, session, err := s.session(ctx, rpc, target)
 	if err != nil {
 		return nil, statusOf(err)
 	}
-	defer func() { session.end(exchanged(outcome, err)) }()
+	defer func() {
+		call.Outcome = outcome
+		session.end(exchanged(outcome, err))
+	}()
 	// A caller who may not look a name up learns nothing of it, not even whether it exists.
 	if err := s.mayLookUpHost(ctx, request.Target.Host); err != nil {
 		return nil, statusOf(&deniedError{target: request.Target.String(), cause: err})

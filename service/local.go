@@ -17,8 +17,9 @@ import (
 // LocalConn is a connection to a service in the same process. Calls on it pass every link of the chain, as calls over the
 // network do, but no transport: a message is copied, not encoded, and a stream holds one message until it is taken.
 //
-// Who calls travels in the context: the handler's has what package guard gave to the caller's ([guard.Carry]), and nothing
-// else of it. Metadata does not travel at all, so none can stand for it.
+// Who calls travels in the context: the handler's has what package guard gave to the caller's ([guard.Carry]), and the trace
+// that the call is part of ([WithTraceContext]), and nothing else of it. Metadata does not travel, so none can stand for who
+// calls.
 type LocalConn struct {
 	links   Interceptors
 	unary   map[string]localMethod[grpc.MethodDesc] // by its full name, as /probe.v1.NameService/LookupPort
@@ -140,11 +141,35 @@ func (c *LocalConn) begin(client context.Context, t *localTransport) (ctx contex
 	ctx, cancel := context.WithCancel(bareContext{client})
 	stop := context.AfterFunc(c.open, cancel)
 	ctx = guard.Carry(ctx, client)
+	if trace, ok := client.Value(traceKey{}).(metadata.MD); ok {
+		ctx = metadata.NewIncomingContext(ctx, trace)
+	}
 	return grpc.NewContextWithServerTransportStream(ctx, t), func() {
 		stop()
 		cancel()
 		c.calls.Done()
 	}, nil
+}
+
+type traceKey struct{}
+
+// WithTraceContext returns a context for calls on a LocalConn that are part of a trace: they get the two headers of W3C's Trace
+// Context as the metadata that a call over the network would have. Without a traceparent there is none.
+func WithTraceContext(ctx context.Context, traceparent, tracestate string) context.Context {
+	if traceparent == "" {
+		return ctx
+	}
+	trace := metadata.MD{"traceparent": {traceparent}}
+	if tracestate != "" {
+		trace["tracestate"] = []string{tracestate}
+	}
+	return context.WithValue(ctx, traceKey{}, trace)
+}
+
+// isLocal tells whether ctx is that of a call on a LocalConn.
+func isLocal(ctx context.Context) bool {
+	_, ok := grpc.ServerTransportStreamFromContext(ctx).(*localTransport)
+	return ok
 }
 
 // statusOf is the status that a caller gets. It was not the caller who went away when it is Close that ended the call.

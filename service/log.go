@@ -21,10 +21,13 @@ func loggingLink(logger *slog.Logger) Interceptors {
 		if !logger.Enabled(ctx, level) {
 			return
 		}
+		r := requestOf(ctx)
 		attributes := append(who(ctx),
 			slog.String("method", strings.TrimPrefix(fullMethod, "/")),
+			slog.String("via", r.Via),
 			slog.String("code", codeName(err)),
-			slog.Duration("duration", time.Since(begin)),
+			slog.String("reason", r.Reason(err)),
+			slog.Float64("duration_seconds", time.Since(begin).Seconds()), // a unit that those who read logs need not be told
 		)
 		if err != nil {
 			attributes = append(attributes, slog.String("error", err.Error()))
@@ -49,8 +52,12 @@ func loggingLink(logger *slog.Logger) Interceptors {
 
 // who says in the log which call it is, and whose.
 func who(ctx context.Context) []slog.Attr {
-	attributes := make([]slog.Attr, 0, 8)
-	attributes = append(attributes, slog.String("request_id", requestID(ctx)))
+	attributes := make([]slog.Attr, 0, 11) // all there can be of a call
+	r := requestOf(ctx)
+	attributes = append(attributes, slog.String("request_id", r.ID))
+	if r.TraceID != "" {
+		attributes = append(attributes, slog.String("trace_id", r.TraceID), slog.String("span_id", r.SpanID))
+	}
 	if subject := guard.CallerFrom(ctx).Subject; subject != "" {
 		attributes = append(attributes, slog.String("subject", subject))
 	}

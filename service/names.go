@@ -17,19 +17,19 @@ type nameServer struct {
 	*Service
 }
 
-func (s *nameServer) LookupService(_ context.Context, request *probev1.LookupServiceRequest) (*probev1.LookupServiceResponse, error) {
+func (s *nameServer) LookupService(ctx context.Context, request *probev1.LookupServiceRequest) (*probev1.LookupServiceResponse, error) {
 	begin := time.Now()
 	found := s.names.Service(request.GetName(), request.GetProtocol())
 	if len(found) == 0 {
-		return nil, s.lookup("service", begin, &notFoundError{
+		return nil, s.lookup(ctx, "service", begin, &notFoundError{
 			reason: probev1.ErrorReason_ERROR_REASON_SERVICE_NOT_FOUND,
 			what:   described("service", request.GetName(), request.GetProtocol()),
 		})
 	}
-	return &probev1.LookupServiceResponse{Services: serviceMessages(found)}, s.lookup("service", begin, nil)
+	return &probev1.LookupServiceResponse{Services: serviceMessages(found)}, s.lookup(ctx, "service", begin, nil)
 }
 
-func (s *nameServer) LookupPort(_ context.Context, request *probev1.LookupPortRequest) (*probev1.LookupPortResponse, error) {
+func (s *nameServer) LookupPort(ctx context.Context, request *probev1.LookupPortRequest) (*probev1.LookupPortResponse, error) {
 	begin := time.Now()
 	port := uint16(request.GetPort()) // the contract bounds it
 	found := s.names.Port(port, request.GetProtocol())
@@ -37,14 +37,14 @@ func (s *nameServer) LookupPort(_ context.Context, request *probev1.LookupPortRe
 		Port:      uint32(port),
 		PortClass: probev1.PortClass(names.ClassOf(port)),
 		Services:  serviceMessages(found),
-	}, s.lookup("port", begin, nil)
+	}, s.lookup(ctx, "port", begin, nil)
 }
 
-func (s *nameServer) ListServices(_ context.Context, request *probev1.ListServicesRequest) (*probev1.ListServicesResponse, error) {
+func (s *nameServer) ListServices(ctx context.Context, request *probev1.ListServicesRequest) (*probev1.ListServicesResponse, error) {
 	begin := time.Now()
 	after, err := parsePageToken(request.GetPageToken())
 	if err != nil {
-		return nil, s.lookup("services", begin, err)
+		return nil, s.lookup(ctx, "services", begin, err)
 	}
 	size := int(request.GetPageSize())
 	if size == 0 {
@@ -54,14 +54,14 @@ func (s *nameServer) ListServices(_ context.Context, request *probev1.ListServic
 	return &probev1.ListServicesResponse{
 		Services:      serviceMessages(page),
 		NextPageToken: pageToken(next),
-	}, s.lookup("services", begin, nil)
+	}, s.lookup(ctx, "services", begin, nil)
 }
 
-func (s *nameServer) LookupProtocol(_ context.Context, request *probev1.LookupProtocolRequest) (*probev1.LookupProtocolResponse, error) {
+func (s *nameServer) LookupProtocol(ctx context.Context, request *probev1.LookupProtocolRequest) (*probev1.LookupProtocolResponse, error) {
 	begin := time.Now()
 	found, ok := s.names.Protocol(request.GetProtocol())
 	if !ok {
-		return nil, s.lookup("protocol", begin, &notFoundError{
+		return nil, s.lookup(ctx, "protocol", begin, &notFoundError{
 			reason: probev1.ErrorReason_ERROR_REASON_PROTOCOL_NOT_FOUND,
 			what:   described("protocol", request.GetProtocol(), ""),
 		})
@@ -72,10 +72,10 @@ func (s *nameServer) LookupProtocol(_ context.Context, request *probev1.LookupPr
 		Aliases:     found.Aliases,
 		Description: found.Description,
 		Source:      probev1.TableSource(found.Source),
-	}, s.lookup("protocol", begin, nil)
+	}, s.lookup(ctx, "protocol", begin, nil)
 }
 
-func (s *nameServer) ListConstants(_ context.Context, request *probev1.ListConstantsRequest) (*probev1.ListConstantsResponse, error) {
+func (s *nameServer) ListConstants(ctx context.Context, request *probev1.ListConstantsRequest) (*probev1.ListConstantsResponse, error) {
 	begin := time.Now()
 	response := &probev1.ListConstantsResponse{Platform: names.Platform()}
 	for _, constant := range names.Constants(request.GetPrefix()) {
@@ -83,7 +83,7 @@ func (s *nameServer) ListConstants(_ context.Context, request *probev1.ListConst
 			Name: constant.Name, Value: int32(constant.Value), Description: constant.Description,
 		})
 	}
-	return response, s.lookup("constants", begin, nil)
+	return response, s.lookup(ctx, "constants", begin, nil)
 }
 
 // A page token is the place to go on from, opaque to callers. It names the entry and not its index, so that it stays

@@ -22,32 +22,32 @@ func (s *resolverServer) GetHostname(ctx context.Context, _ *probev1.GetHostname
 	begin := time.Now()
 	result, err := s.resolver.GetHostname(ctx)
 	if err != nil {
-		return nil, s.lookup("hostname", begin, err)
+		return nil, s.lookup(ctx, "hostname", begin, err)
 	}
 	return &probev1.GetHostnameResponse{
 		Hostname:      text(result.Hostname),
 		CanonicalName: text(result.CanonicalName),
 		Addresses:     addressStrings(result.Addresses),
-	}, s.lookup("hostname", begin, nil)
+	}, s.lookup(ctx, "hostname", begin, nil)
 }
 
 func (s *resolverServer) DescribeVantage(ctx context.Context, _ *probev1.DescribeVantageRequest) (*probev1.DescribeVantageResponse, error) {
 	begin := time.Now()
 	facts, err := s.resolver.Vantage(ctx)
 	if err != nil {
-		return nil, s.lookup("vantage", begin, err)
+		return nil, s.lookup(ctx, "vantage", begin, err)
 	}
-	return vantageDescription(s.where, facts), s.lookup("vantage", begin, nil)
+	return vantageDescription(s.where, facts), s.lookup(ctx, "vantage", begin, nil)
 }
 
 func (s *resolverServer) LookupHost(ctx context.Context, request *probev1.LookupHostRequest) (*probev1.LookupHostResponse, error) {
 	begin := time.Now()
 	if err := s.mayLookUpHost(ctx, request.GetHost()); err != nil {
-		return nil, s.lookup("host", begin, err)
+		return nil, s.lookup(ctx, "host", begin, err)
 	}
 	result, err := s.resolver.LookupHost(ctx, request.GetHost(), resolve.Family(request.GetFamily()))
 	if err != nil {
-		return nil, s.lookup("host", begin, err)
+		return nil, s.lookup(ctx, "host", begin, err)
 	}
 	response := &probev1.LookupHostResponse{
 		CanonicalName: text(result.CanonicalName),
@@ -60,21 +60,21 @@ func (s *resolverServer) LookupHost(ctx context.Context, request *probev1.Lookup
 	if request.GetTrace() {
 		response.Trace = traceMessages(result.Trace)
 	}
-	return response, s.lookup("host", begin, nil)
+	return response, s.lookup(ctx, "host", begin, nil)
 }
 
 func (s *resolverServer) LookupAddress(ctx context.Context, request *probev1.LookupAddressRequest) (*probev1.LookupAddressResponse, error) {
 	begin := time.Now()
 	address, err := parseAddress(request.GetAddress())
 	if err != nil {
-		return nil, s.lookup("address", begin, err)
+		return nil, s.lookup(ctx, "address", begin, err)
 	}
 	if err := s.mayLookUpAddress(ctx, address); err != nil {
-		return nil, s.lookup("address", begin, err)
+		return nil, s.lookup(ctx, "address", begin, err)
 	}
 	result, err := s.resolver.LookupAddress(ctx, address)
 	if err != nil {
-		return nil, s.lookup("address", begin, err)
+		return nil, s.lookup(ctx, "address", begin, err)
 	}
 	response := &probev1.LookupAddressResponse{
 		CanonicalName: text(result.CanonicalName),
@@ -87,7 +87,7 @@ func (s *resolverServer) LookupAddress(ctx context.Context, request *probev1.Loo
 	if request.GetTrace() {
 		response.Trace = traceMessages(result.Trace)
 	}
-	return response, s.lookup("address", begin, nil)
+	return response, s.lookup(ctx, "address", begin, nil)
 }
 
 func (s *resolverServer) GetAddressInfo(ctx context.Context, request *probev1.GetAddressInfoRequest) (*probev1.GetAddressInfoResponse, error) {
@@ -95,7 +95,7 @@ func (s *resolverServer) GetAddressInfo(ctx context.Context, request *probev1.Ge
 	// A string of C ends at a NUL, so what is behind one would silently not be asked.
 	for field, text := range map[string]string{"host": request.GetHost(), "service": request.GetService()} {
 		if strings.ContainsRune(text, 0) {
-			return nil, s.lookup("addrinfo", begin, &fieldError{field: field, problem: "has a NUL character in it"})
+			return nil, s.lookup(ctx, "addrinfo", begin, &fieldError{field: field, problem: "has a NUL character in it"})
 		}
 	}
 	hints := resolve.Hints{
@@ -111,51 +111,51 @@ func (s *resolverServer) GetAddressInfo(ctx context.Context, request *probev1.Ge
 			host = resolve.ASCII(host)
 		}
 		if err := s.mayLookUpName(ctx, host); err != nil {
-			return nil, s.lookup("addrinfo", begin, err)
+			return nil, s.lookup(ctx, "addrinfo", begin, err)
 		}
 	}
 	entries, err := s.resolver.GetAddrInfo(ctx, request.Host, request.Service, hints)
 	if err != nil {
-		return nil, s.lookup("addrinfo", begin, err)
+		return nil, s.lookup(ctx, "addrinfo", begin, err)
 	}
 	response := &probev1.GetAddressInfoResponse{}
 	for _, entry := range entries {
 		response.Addresses = append(response.Addresses, addressInfoMessage(entry))
 	}
-	return response, s.lookup("addrinfo", begin, nil)
+	return response, s.lookup(ctx, "addrinfo", begin, nil)
 }
 
 func (s *resolverServer) GetNameInfo(ctx context.Context, request *probev1.GetNameInfoRequest) (*probev1.GetNameInfoResponse, error) {
 	begin := time.Now()
 	address, err := parseAddress(request.GetAddress())
 	if err != nil {
-		return nil, s.lookup("nameinfo", begin, err)
+		return nil, s.lookup(ctx, "nameinfo", begin, err)
 	}
 	var flags resolve.NIFlags
 	for _, flag := range request.GetFlags() {
 		flags |= resolve.NIFlags(flag)
 	}
 	if err := s.mayLookUpAddress(ctx, address); err != nil {
-		return nil, s.lookup("nameinfo", begin, err)
+		return nil, s.lookup(ctx, "nameinfo", begin, err)
 	}
 	info, err := s.resolver.GetNameInfo(ctx, netip.AddrPortFrom(address, uint16(request.GetPort())), flags)
 	if err != nil {
-		return nil, s.lookup("nameinfo", begin, err)
+		return nil, s.lookup(ctx, "nameinfo", begin, err)
 	}
-	return &probev1.GetNameInfoResponse{Host: text(info.Host), Service: text(info.Service)}, s.lookup("nameinfo", begin, nil)
+	return &probev1.GetNameInfoResponse{Host: text(info.Host), Service: text(info.Service)}, s.lookup(ctx, "nameinfo", begin, nil)
 }
 
 func (s *resolverServer) QueryDNS(ctx context.Context, request *probev1.QueryDNSRequest) (*probev1.QueryDNSResponse, error) {
 	begin := time.Now()
 	query, err := s.query(request)
 	if err != nil {
-		return nil, s.lookup("dns", begin, err)
+		return nil, s.lookup(ctx, "dns", begin, err)
 	}
 	answer, err := s.ask(ctx, query)
 	if err != nil {
-		return nil, s.lookup("dns", begin, err)
+		return nil, s.lookup(ctx, "dns", begin, err)
 	}
-	return dnsMessage(answer), s.lookup("dns", begin, nil)
+	return dnsMessage(answer), s.lookup(ctx, "dns", begin, nil)
 }
 
 // ask asks what the caller may ask. A server of the caller's choice is reached as the target of an exchange is: in a
@@ -168,6 +168,7 @@ func (s *resolverServer) ask(ctx context.Context, query resolve.Query) (answer *
 		}
 		return s.resolver.QueryDNS(ctx, query)
 	}
+	requestOf(ctx).Target = query.Server
 	ctx, session, err := s.session(ctx, probev1.ResolverService_QueryDNS_FullMethodName, query.Server)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@
 package service
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 
@@ -71,9 +72,9 @@ func (v Vantage) String() string {
 
 // Hooks are called as the service works, for metrics. Each may be nil.
 type Hooks struct {
-	// Lookup is called after each lookup with its kind, as "service" or "host", and its reason: the name of the
-	// error reason or "OK", from a closed set.
-	Lookup func(kind, reason string, duration time.Duration)
+	// Lookup is called after each lookup with the context of its call, its kind, as "service" or "host", and its reason: the
+	// name of the error reason or "OK", from a closed set.
+	Lookup func(ctx context.Context, kind, reason string, duration time.Duration)
 	// Decided is called with each decision of the policy.
 	Decided func(policy.Decision)
 	// Limited is called when a call or a dial is refused because a limit is reached, with the limit's name, from a
@@ -149,12 +150,12 @@ func (s *Service) Drain() {
 }
 
 // lookup tells the hook how a lookup went, and passes err on as a status.
-func (s *Service) lookup(kind string, begin time.Time, err error) error {
+func (s *Service) lookup(ctx context.Context, kind string, begin time.Time, err error) error {
 	if err != nil {
 		err = statusOf(err)
 	}
 	if hook := s.hooks.Lookup; hook != nil {
-		hook(kind, reasonOf(err), time.Since(begin))
+		hook(ctx, kind, reasonOf(err), time.Since(begin))
 	}
 	return err
 }

@@ -50,6 +50,7 @@ type world struct {
 type settings struct {
 	Config
 	metrics  Interceptors
+	trace    func(context.Context, *Call) (context.Context, func(error))
 	register func(grpc.ServiceRegistrar) // in place of the service
 	callers  *guard.Authenticator        // nil: nobody is asked who they are
 }
@@ -79,7 +80,7 @@ func newWorld(t testing.TB, changes ...func(*settings)) *world {
 	if s.Audit != w.audit.Audit {
 		w.audit = nil
 	}
-	links := ChainConfig{Logger: slog.New(slog.NewJSONHandler(w.log, nil)), Vantage: s.Vantage, Metrics: s.metrics, Policy: s.Policy, Limiter: s.Limiter}
+	links := ChainConfig{Logger: slog.New(slog.NewJSONHandler(w.log, nil)), Vantage: s.Vantage, Metrics: s.metrics, Policy: s.Policy, Limiter: s.Limiter, Trace: s.trace}
 	if s.callers != nil {
 		links.Authenticator = func() *guard.Authenticator { return s.callers }
 	}

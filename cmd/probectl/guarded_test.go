@@ -148,7 +148,7 @@ func newGuardedWorld(t *testing.T, echo netip.AddrPort) guardedWorld {
 				return dialer.DialContext(ctx, network, nameServer.String())
 			},
 		},
-		Hooks: service.Hooks{Lookup: func(kind, _ string, _ time.Duration) {
+		Hooks: service.Hooks{Lookup: func(_ context.Context, kind, _ string, _ time.Duration) {
 			if kind == "protocol" {
 				panic("this one fails")
 			}

@@ -221,14 +221,16 @@ func (r *race) try(ctx context.Context, index int, attempt Attempt, admit func()
 	}
 	begin := time.Now()
 	var err error
-	out.conn, err = r.dial(ctx, request, &out.attempt)
+	dialCtx, end := r.begin(ctx, Part{Name: "connect", Phase: PhaseConnect, Target: r.request.Target, Address: request.Address, Step: NoStep})
+	out.conn, err = r.dial(dialCtx, request, &out.attempt)
 	out.attempt.Duration = time.Since(begin)
+	end(PartEnd{Reason: out.attempt.Reason, Local: out.attempt.Local})
 	if err == nil && r.all {
 		r.check(ctx, out.conn, &out.attempt)
 		out.conn = nil
 	}
 	if hook := r.config.Hooks.Dialled; hook != nil {
-		hook(r.request.Target.Scheme, out.attempt.Reason, out.attempt.Duration)
+		hook(dialCtx, r.request.Target.Scheme, out.attempt.Reason, out.attempt.Duration)
 	}
 	return out
 }
@@ -258,6 +260,8 @@ func (r *race) check(ctx context.Context, conn net.Conn, attempt *Attempt) {
 		return
 	}
 	attempt.Phase = PhaseTLS
+	ctx, end := r.begin(ctx, Part{Name: "tls", Phase: PhaseTLS, Target: r.request.Target, Step: NoStep})
+	defer func() { end(PartEnd{Reason: attempt.Reason, TLS: attempt.TLS}) }()
 	h := newHandshake(conn, r.request.TLS, "", r.request.Target)
 	err := h.run(ctx, r.config.HandshakeTimeout)
 	attempt.TLS, attempt.TLSDuration = &h.info, h.took

@@ -64,8 +64,10 @@ type conversation struct {
 	wrote  atomic.Uint64
 
 	// turn is held by the sender while it carries out a step.
-	turn  sync.Mutex
-	ended bool // under turn: no step is carried out any more
+	turn    sync.Mutex
+	ended   bool          // under turn: no step is carried out any more
+	sends   uint64        // under turn
+	sending func(PartEnd) // under turn: ends the part of them all; nil: there has been none
 
 	mu      sync.Mutex
 	closing bool          // the caller has closed
@@ -91,6 +93,7 @@ func (t *conversation) run() *failure {
 	defer wokenBy(t.ctx, t.conn.Conn, t.letGo)()
 	setReadDeadline(t.ctx, t.conn, time.Time{})
 	t.touch()
+	_, received := t.begin(t.ctx, Part{Name: "receive", Phase: PhaseReceive, Target: t.request.Target, Step: NoStep})
 	go t.take()
 	fault := t.read()
 	t.finish()
@@ -99,6 +102,16 @@ func (t *conversation) run() *failure {
 	if fault = t.misunderstood(fault); fault == nil {
 		t.outcome.OK, t.outcome.Phase = true, PhaseClose
 	}
+	receiving, sending := PartEnd{Bytes: t.offset, Pieces: t.outcome.Chunks}, PartEnd{Bytes: t.outcome.BytesSent, Pieces: t.sends}
+	if fault != nil && fault.phase == PhaseSend && t.sending != nil {
+		sending.Reason = fault.reason
+	} else if fault != nil && fault.phase != PhaseTLS { // which has told it
+		receiving.Reason = fault.reason
+	}
+	if t.sending != nil {
+		t.sending(sending)
+	}
+	received(receiving)
 	return fault
 }
 
@@ -175,6 +188,9 @@ func (t *conversation) carryOut(step Step, err error) (more bool) {
 	}
 	switch step := step.(type) {
 	case Send:
+		if t.sends++; t.sending == nil {
+			_, t.sending = t.begin(t.callerCtx, Part{Name: "send", Phase: PhaseSend, Target: t.request.Target, Step: NoStep})
+		}
 		data, beyond := t.conn.sendable(step.Data)
 		var n int
 		if len(data) > 0 || beyond == nil {

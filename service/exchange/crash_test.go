@@ -71,12 +71,12 @@ func TestCrashStaysInItsSession(t *testing.T) {
 		}},
 		"an attempt that is connected": {
 			dial:  open,
-			hooks: Hooks{Dialled: func(string, Reason, time.Duration) { panic("a bug in a goroutine of the session") }},
+			hooks: Hooks{Dialled: func(context.Context, string, Reason, time.Duration) { panic("a bug in a goroutine of the session") }},
 			run:   func(x *Exchanger) { x.Run(t.Context(), Request{Target: target}, listen) },
 		},
 		"the only attempt, connected": {
 			dial:  open,
-			hooks: Hooks{Dialled: func(string, Reason, time.Duration) { panic("a bug in a goroutine of the session") }},
+			hooks: Hooks{Dialled: func(context.Context, string, Reason, time.Duration) { panic("a bug in a goroutine of the session") }},
 			run:   func(x *Exchanger) { x.Run(t.Context(), Request{Target: target}, nil) },
 		},
 		"the handshake of an attempt": {dial: booby, run: func(x *Exchanger) {

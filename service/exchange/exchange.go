@@ -63,16 +63,20 @@ type Config struct {
 	Limits Limits
 }
 
-// Hooks are called as an exchange proceeds, for metrics. Each may be nil. They are called from several goroutines.
+// Hooks are called as an exchange proceeds, for metrics and traces. Each may be nil. They are called from several goroutines.
 type Hooks struct {
 	// SessionStart is called when an exchange begins, with the scheme of its target.
 	SessionStart func(scheme string)
 	// SessionEnd is called when it has ended; the outcome must not be changed.
 	SessionEnd func(scheme string, outcome *Outcome)
-	// Dialled is called when an attempt on an address has ended; of one that succeeded the reason is None.
-	Dialled func(scheme string, reason Reason, duration time.Duration)
+	// Dialled is called when an attempt on an address has ended, with the context that Begin returned for it; of one that
+	// succeeded the reason is None.
+	Dialled func(ctx context.Context, scheme string, reason Reason, duration time.Duration)
 	// Sent and Received are called with numbers of bytes as these pass.
 	Sent, Received func(scheme string, bytes int)
+	// Begin is called when a part of an exchange begins. The context that it returns takes the place of the one it was given,
+	// for that part; end is called when the part has ended, unless a panic has ended it, and may be nil.
+	Begin func(ctx context.Context, part Part) (_ context.Context, end func(PartEnd))
 }
 
 // Exchanger runs exchanges.
@@ -246,7 +250,10 @@ func (s *session) script() *failure {
 	for i, step := range s.request.Steps {
 		s.outcome.EndedBy = EndedByLastStep
 		s.last = s.last[:0]
-		if fault := s.misunderstood(s.step(i, step)); fault != nil {
+		end := s.beginStep(i, step)
+		fault := s.misunderstood(s.step(i, step))
+		end(fault)
+		if fault != nil {
 			s.outcome.FailedStep = i
 			s.outcome.StepReceived = s.last
 			return fault
@@ -292,12 +299,19 @@ func (s *session) resolve() ([]netip.AddrPort, *failure) {
 	if s.request.Family != resolve.AF_UNSPEC {
 		family = s.request.Family
 	}
-	result, err := s.config.Resolve(s.ctx, target.Host, family)
+	ctx, end := s.ctx, unheeded
+	if s.config.Hooks.Begin != nil && !resolve.IsLiteral(target.Host) { // reading an address is no lookup
+		ctx, end = s.begin(s.ctx, Part{Name: "resolve", Phase: PhaseResolve, Target: target, Step: NoStep})
+	}
+	result, err := s.config.Resolve(ctx, target.Host, family)
 	duration := time.Since(begin)
 	if err != nil {
 		s.outcome.Timings.Resolve = duration
-		return nil, s.resolveFailure(err)
+		fault := s.resolveFailure(err)
+		end(PartEnd{Reason: fault.why()})
+		return nil, fault
 	}
+	end(PartEnd{})
 	canonical := result.CanonicalName
 	if result.Source == "literal" { // an address has no name, and reading it is no lookup
 		canonical, duration = "", 0

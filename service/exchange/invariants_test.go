@@ -44,6 +44,9 @@ type record struct {
 	mu             sync.Mutex
 	conns          []net.Conn
 	dialled        []Reason
+	open           int // parts that have begun and not ended
+	parts          []string
+	faults         []Reason // that parts ended with
 	sent, received int
 	endOutcome     *Outcome
 	lender         *buffers // of the trial's own exchanger
@@ -157,13 +160,27 @@ func (r *record) hooks() *Hooks {
 			r.ended = append(r.ended, scheme)
 			r.endOutcome = outcome
 		},
-		Dialled: func(_ string, reason Reason, _ time.Duration) {
+		Dialled: func(_ context.Context, _ string, reason Reason, _ time.Duration) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.dialled = append(r.dialled, reason)
 		},
 		Sent:     func(_ string, n int) { r.sent += n },
 		Received: func(_ string, n int) { r.received += n },
+		Begin: func(ctx context.Context, part Part) (context.Context, func(PartEnd)) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.open++
+			r.parts = append(r.parts, part.Name)
+			return ctx, func(end PartEnd) {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.open--
+				if end.Reason != None {
+					r.faults = append(r.faults, end.Reason)
+				}
+			}
+		},
 	}
 }
 
@@ -188,6 +205,12 @@ func (r *record) check(t testing.TB) {
 		check(slices.Equal(r.ended, scheme) && r.endOutcome == o, "SessionEnd was called with %q, %p of %p", r.ended, r.endOutcome, o)
 		check(r.sent == int(o.BytesSent), "hooks: %d bytes sent, outcome: %d", r.sent, o.BytesSent)
 		check(r.received == int(o.BytesReceived), "hooks: %d bytes received, outcome: %d", r.received, o.BytesReceived)
+		check(r.open == 0, "%d of the parts %v have not ended", r.open, r.parts)
+		// What the caller or the service has ended may have been in no part, and what has failed to begin has none.
+		none := o.Phase == PhaseConnect && len(r.dialled) == 0
+		if stopped := o.Reason == Cancelled || o.Reason == Drained; !o.OK && !stopped && !none && len(r.parts) > 0 {
+			check(slices.Contains(r.faults, o.Reason), "reason %v, and the parts %v ended with %v", o.Reason, r.parts, r.faults)
+		}
 		var reasons []Reason
 		for _, attempt := range o.Attempts {
 			reasons = append(reasons, attempt.Reason)

@@ -8,6 +8,7 @@
 package metrics
 
 import (
+	"context"
 	"net/http"
 	"runtime"
 	"strings"
@@ -31,8 +32,9 @@ import (
 type Metrics struct {
 	registry *prometheus.Registry
 	rpcs     *rpcs
-	server   *grpc.Server // whose RPCs there are; nil: it has not been told
-	first    sync.Once    // scrape
+	server   *grpc.Server                 // whose RPCs there are; nil: it has not been told
+	first    sync.Once                    // scrape
+	sampled  func(context.Context) string // the trace of a call; nil: no call has one
 
 	dials          *prometheus.CounterVec
 	dialDuration   *prometheus.HistogramVec
@@ -206,13 +208,30 @@ func (m *Metrics) gather() ([]*dto.MetricFamily, error) {
 // the first call on. Call it when all services are registered, and before the first scrape.
 func (m *Metrics) Initialize(server *grpc.Server) { m.server = server }
 
+// Exemplars makes what is observed of a call name its trace, where sampled returns the id of one: hexadecimal, and empty when
+// there is none to be found. Without it there are no exemplars. It is to be called before any hook is.
+func (m *Metrics) Exemplars(sampled func(context.Context) (traceID string)) { m.sampled = sampled }
+
+// observe observes a duration in the call of ctx.
+func (m *Metrics) observe(ctx context.Context, histogram prometheus.Observer, duration time.Duration) {
+	if m.sampled != nil {
+		if id := m.sampled(ctx); id != "" {
+			if histogram, ok := histogram.(prometheus.ExemplarObserver); ok {
+				histogram.ObserveWithExemplar(duration.Seconds(), prometheus.Labels{"trace_id": id})
+				return
+			}
+		}
+	}
+	histogram.Observe(duration.Seconds())
+}
+
 // ServiceHooks counts lookups, the decisions of the policy, and limits that were reached.
 func (m *Metrics) ServiceHooks() service.Hooks {
 	return service.Hooks{
-		Lookup: func(kind, reason string, duration time.Duration) {
+		Lookup: func(ctx context.Context, kind, reason string, duration time.Duration) {
 			// The contract's prefix tells enums apart; here the label does.
 			m.lookups.WithLabelValues(kind, strings.TrimPrefix(reason, "ERROR_REASON_")).Inc()
-			m.lookupDuration.WithLabelValues(kind).Observe(duration.Seconds())
+			m.observe(ctx, m.lookupDuration.WithLabelValues(kind), duration)
 		},
 		Decided: func(decision policy.Decision) {
 			rule := decision.Rule
@@ -298,9 +317,9 @@ func (m *Metrics) ExchangeHooks() *exchange.Hooks {
 			m.active.WithLabelValues(scheme).Dec()
 			m.sessions.WithLabelValues(scheme, reasonLabel(outcome.Reason)).Inc()
 		},
-		Dialled: func(scheme string, reason exchange.Reason, duration time.Duration) {
+		Dialled: func(ctx context.Context, scheme string, reason exchange.Reason, duration time.Duration) {
 			m.dials.WithLabelValues(scheme, reasonLabel(reason)).Inc()
-			m.dialDuration.WithLabelValues(scheme).Observe(duration.Seconds())
+			m.observe(ctx, m.dialDuration.WithLabelValues(scheme), duration)
 		},
 		Sent:     func(scheme string, n int) { m.bytes.WithLabelValues(scheme, "sent").Add(float64(n)) },
 		Received: func(scheme string, n int) { m.bytes.WithLabelValues(scheme, "received").Add(float64(n)) },

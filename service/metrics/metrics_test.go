@@ -540,6 +540,61 @@ func TestHistograms(t *testing.T) {
 	}
 }
 
+// What is observed of a call in a trace that is kept names it, in classic and in native histograms.
+func TestExemplars(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	trace := "" // of the calls that follow
+	w.Exemplars(func(context.Context) string { return trace })
+	look := func(name string) {
+		t.Helper()
+		if _, err := probev1.NewNameServiceClient(w.conn).LookupService(t.Context(), &probev1.LookupServiceRequest{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	connect := func() {
+		t.Helper()
+		if _, err := probev1.NewExchangeServiceClient(w.conn).Connect(t.Context(), &probev1.ConnectRequest{Target: nettest.Refused(t).String()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exemplars := func() (classic, native []string) {
+		t.Helper()
+		families, err := w.Metrics.gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := func(name string, exemplar *dto.Exemplar) string {
+			return name + " " + exemplar.GetLabel()[0].GetName() + "=" + exemplar.GetLabel()[0].GetValue()
+		}
+		for _, family := range families {
+			for _, metric := range family.GetMetric() {
+				for _, bucket := range metric.GetHistogram().GetBucket() {
+					if bucket.GetExemplar() != nil {
+						classic = append(classic, named(family.GetName(), bucket.GetExemplar()))
+					}
+				}
+				for _, exemplar := range metric.GetHistogram().GetExemplars() {
+					native = append(native, named(family.GetName(), exemplar))
+				}
+			}
+		}
+		return classic, native
+	}
+	look("ssh")
+	connect()
+	if classic, native := exemplars(); len(classic)+len(native) != 0 {
+		t.Errorf("of no trace: %v, %v", classic, native)
+	}
+	trace = "0123456789abcdef0123456789abcdef"
+	look("ssh")
+	connect()
+	want := []string{"probed_dial_duration_seconds trace_id=" + trace, "probed_lookup_duration_seconds trace_id=" + trace}
+	if classic, native := exemplars(); !slices.Equal(classic, want) || !slices.Equal(native, want) {
+		t.Errorf("%v, %v, want %v", classic, native, want)
+	}
+}
+
 // Two of them do not get in each other's way, and none uses the registry of the process.
 func TestOwnRegistry(t *testing.T) {
 	t.Parallel()

@@ -27,6 +27,7 @@ func (r *Resolver) QueryDNS(ctx context.Context, q Query) (*Response, error) {
 		timeout = defaultTimeout
 	}
 	a := &ask{hostLookup: hostLookup{walk: r.newWalk(ctx, timeout), asked: q.Name}, query: q, open: r.dial}
+	defer a.told()
 	if err := a.prepare(); err != nil {
 		return nil, err
 	}

@@ -60,6 +60,7 @@ type getAddrInfo struct {
 // C's NULL, which is not the same as an empty one. The error is a *GAIError.
 func (r *Resolver) GetAddrInfo(ctx context.Context, host, service *string, hints Hints) ([]AddrInfo, error) {
 	g := &getAddrInfo{walk: r.newWalk(ctx, r.config.timeout()), hints: hints}
+	defer g.told()
 	list, code := g.run(host, service)
 	if code != 0 {
 		e := &GAIError{Code: code, Trace: g.trace, Duration: time.Since(g.start)}

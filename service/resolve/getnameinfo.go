@@ -17,6 +17,7 @@ const knownNIFlags = NI_NUMERICHOST | NI_NUMERICSERV | NI_NOFQDN | NI_NAMEREQD |
 // is a *GAIError.
 func (r *Resolver) GetNameInfo(ctx context.Context, addr netip.AddrPort, flags NIFlags) (NameInfo, error) {
 	w := r.newWalk(ctx, r.config.timeout())
+	defer w.told()
 	info, code := w.nameInfo(addr, flags)
 	if code != 0 {
 		e := &GAIError{Code: code, Trace: w.trace, Duration: time.Since(w.start)}

@@ -17,6 +17,7 @@ type Step struct {
 	Answers   []string      // the records, as "CNAME b.example." or "192.0.2.1"
 	Truncated bool          // the answer had TC set; the same question follows over TCP
 	Skipped   bool          // nothing was asked: the source is not known here
+	Begin     time.Time     // when it was sent; zero for a source without servers
 	Duration  time.Duration // from sending to the answer or to giving up
 	Reason    Reason        // why this step gave no answer; ReasonNone when it gave one
 	Err       error         // the error of the operating system, when there is one

@@ -24,6 +24,7 @@ import (
 // The error is an *Error.
 func (r *Resolver) LookupHost(ctx context.Context, host string, family Family) (*HostResult, error) {
 	h := &hostLookup{walk: r.newWalk(ctx, r.config.timeout()), asked: host, family: family}
+	defer h.told()
 	return h.run()
 }
 
@@ -32,6 +33,7 @@ func (r *Resolver) LookupHost(ctx context.Context, host string, family Family) (
 // link-local ones keep their zone. The error is an *Error.
 func (r *Resolver) Addresses(ctx context.Context, host string, family Family) (*HostResult, error) {
 	h := &hostLookup{walk: r.newWalk(ctx, r.config.timeout()), asked: host, family: family}
+	defer h.told()
 	result, err := h.run()
 	if err != nil || len(result.Addresses) < 2 {
 		return result, err
@@ -57,6 +59,7 @@ func (r *Resolver) Addresses(ctx context.Context, host string, family Family) (*
 // aliases. The error is an *Error.
 func (r *Resolver) LookupAddress(ctx context.Context, addr netip.Addr) (*HostResult, error) {
 	h := &hostLookup{walk: r.newWalk(ctx, r.config.timeout()), asked: addr.String()}
+	defer h.told()
 	if !addr.IsValid() {
 		return nil, h.fail(BadName, "", nil)
 	}

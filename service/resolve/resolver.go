@@ -38,6 +38,10 @@ type Config struct {
 	Getenv func(string) string
 	// Hostname is the machine's own name. Nil: os.Hostname.
 	Hostname func() (string, error)
+
+	// Walked is called when a lookup has ended, with the context it was made in and
+	// every step that it took, for traces. Nil: nobody is told.
+	Walked func(ctx context.Context, steps []Step)
 }
 
 const defaultTimeout = 5 * time.Second

@@ -16,7 +16,7 @@ func (w *walk) sendTCP(s *sent, questions []question, server netip.AddrPort, ope
 	name := server.String()
 	steps, began := make([]int, n), time.Now()
 	for i := range questions {
-		steps[i] = w.step(Step{Source: "dns", Name: questions[i].name, Type: typeName(questions[i].qtype), Server: name, Transport: transport})
+		steps[i] = w.step(Step{Source: "dns", Name: questions[i].name, Type: typeName(questions[i].qtype), Server: name, Transport: transport, Begin: began})
 		s.replies[i].msg = nil
 	}
 	w.queries += n

@@ -61,8 +61,7 @@ type udpTry struct {
 	whole            bool // every answer to the question counts, whatever its code
 	keepTruncated    bool
 
-	conn   *connection // nil: none is open
-	began  [maxQuestions]time.Time
+	conn   *connection       // nil: none is open
 	steps  [maxQuestions]int // in the trace; -1 when not sent
 	done   [maxQuestions]bool
 	strays bool // something came that answers none of the questions
@@ -189,14 +188,13 @@ func (t *udpTry) release() {
 // note begins the step of a question.
 func (t *udpTry) note(i int) {
 	q := &t.questions[i]
-	t.began[i] = time.Now()
-	t.steps[i] = t.w.step(Step{Source: "dns", Name: q.name, Type: typeName(q.qtype), Server: t.name, Transport: "udp"})
+	t.steps[i] = t.w.step(Step{Source: "dns", Name: q.name, Type: typeName(q.qtype), Server: t.name, Transport: "udp", Begin: time.Now()})
 }
 
 // answer completes the step of a question.
 func (t *udpTry) answer(i int, msg *dns.Msg, problem Reason) {
 	s := &t.w.trace[t.steps[i]]
-	s.Duration = time.Since(t.began[i])
+	s.Duration = time.Since(s.Begin)
 	s.describe(msg, problem)
 }
 
@@ -209,7 +207,7 @@ func (t *udpTry) failAll(reason Reason, err error) {
 		t.s.replies[i].fail(reason, t.name, err)
 		if t.steps[i] >= 0 {
 			s := &t.w.trace[t.steps[i]]
-			s.Duration, s.Reason, s.Err = time.Since(t.began[i]), reason, err
+			s.Duration, s.Reason, s.Err = time.Since(s.Begin), reason, err
 		}
 	}
 }

@@ -57,6 +57,13 @@ func (r *Resolver) newWalk(ctx context.Context, timeout time.Duration) *walk {
 	return w
 }
 
+// told tells who observes lookups of one that has ended.
+func (w *walk) told() {
+	if w.r.config.Walked != nil {
+		w.r.config.Walked(w.ctx, w.trace)
+	}
+}
+
 // share is how long to wait for one try when more may have to follow: what
 // resolv.conf says, but no more than an even share of the time left, so that a
 // silent first server cannot use up the time of the second.
