@@ -232,8 +232,18 @@ type Call struct {
 	Target string
 	// Outcome is that of a Connect, Exchange or Converse that has ended; nil before, of other calls, and when there is none.
 	Outcome *exchange.Outcome
-	// TraceID and SpanID are filled in by ChainConfig.Trace, hexadecimal, for the log; empty: it is in no trace.
+	// TraceID and SpanID are filled in by ChainConfig.Trace, hexadecimal; empty: it is in no trace. Sampled says that the trace
+	// is kept, and so can be found.
 	TraceID, SpanID string
+	Sampled         bool
+}
+
+// SampledTrace returns the id of the trace that the call of ctx is recorded in; empty when it is in none.
+func SampledTrace(ctx context.Context) string {
+	if r, ok := ctx.Value(requestKey{}).(*request); ok && r.Sampled {
+		return r.TraceID
+	}
+	return ""
 }
 
 // Reason says in a word what came of a call that ended with err: OK, the reason of an outcome that is not ok, or that of the

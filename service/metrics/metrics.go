@@ -30,11 +30,11 @@ import (
 
 // Metrics is all that probed counts.
 type Metrics struct {
-	registry *prometheus.Registry
-	rpcs     *rpcs
-	server   *grpc.Server                 // whose RPCs there are; nil: it has not been told
-	first    sync.Once                    // scrape
-	sampled  func(context.Context) string // the trace of a call; nil: no call has one
+	registry  *prometheus.Registry
+	rpcs      *rpcs
+	server    *grpc.Server // whose RPCs there are; nil: it has not been told
+	first     sync.Once    // scrape
+	exemplars bool         // durations name the trace of their call
 
 	dials          *prometheus.CounterVec
 	dialDuration   *prometheus.HistogramVec
@@ -170,6 +170,7 @@ func New(version string) *Metrics {
 		results.WithLabelValues(resultOK)
 		results.WithLabelValues(resultError)
 	}
+	m.rpcs.observe = m.observe
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "probed_build_info", Help: "Always 1; the labels tell which build this is.",
 	}, []string{"version", "goversion"})
@@ -208,14 +209,14 @@ func (m *Metrics) gather() ([]*dto.MetricFamily, error) {
 // the first call on. Call it when all services are registered, and before the first scrape.
 func (m *Metrics) Initialize(server *grpc.Server) { m.server = server }
 
-// Exemplars makes what is observed of a call name its trace, where sampled returns the id of one: hexadecimal, and empty when
-// there is none to be found. Without it there are no exemplars. It is to be called before any hook is.
-func (m *Metrics) Exemplars(sampled func(context.Context) (traceID string)) { m.sampled = sampled }
+// Exemplars makes the duration of a call, or of something in it, name the trace that the call is recorded in, if it is in one.
+// It is to be called before the first call.
+func (m *Metrics) Exemplars() { m.exemplars = true }
 
 // observe observes a duration in the call of ctx.
 func (m *Metrics) observe(ctx context.Context, histogram prometheus.Observer, duration time.Duration) {
-	if m.sampled != nil {
-		if id := m.sampled(ctx); id != "" {
+	if m.exemplars {
+		if id := service.SampledTrace(ctx); id != "" {
 			if histogram, ok := histogram.(prometheus.ExemplarObserver); ok {
 				histogram.ObserveWithExemplar(duration.Seconds(), prometheus.Labels{"trace_id": id})
 				return

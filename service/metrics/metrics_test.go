@@ -44,6 +44,11 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newTracedWorld(t, nil)
+}
+
+func newTracedWorld(t *testing.T, trace func(context.Context, *service.Call) (context.Context, func(error))) *world {
+	t.Helper()
 	hosts := filepath.Join(t.TempDir(), "hosts")
 	if err := os.WriteFile(hosts, []byte("127.0.0.1 here.test\n169.254.1.1 mixed.test\n127.0.0.1 mixed.test\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -57,7 +62,7 @@ func newWorld(t *testing.T) *world {
 	if err := os.WriteFile(config.Resolve.Nsswitch, []byte("hosts: files\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	chain, err := service.Chain(service.ChainConfig{Logger: slog.New(slog.DiscardHandler), Metrics: w.Interceptors()})
+	chain, err := service.Chain(service.ChainConfig{Logger: slog.New(slog.DiscardHandler), Metrics: w.Interceptors(), Trace: trace})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -543,9 +548,13 @@ func TestHistograms(t *testing.T) {
 // What is observed of a call in a trace that is kept names it, in classic and in native histograms.
 func TestExemplars(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	trace := "" // of the calls that follow
-	w.Exemplars(func(context.Context) string { return trace })
+	const trace = "0123456789abcdef0123456789abcdef"
+	sampled := false // the calls that follow
+	w := newTracedWorld(t, func(ctx context.Context, call *service.Call) (context.Context, func(error)) {
+		call.TraceID, call.Sampled = trace, sampled
+		return ctx, func(error) {}
+	})
+	w.Exemplars()
 	look := func(name string) {
 		t.Helper()
 		if _, err := probev1.NewNameServiceClient(w.conn).LookupService(t.Context(), &probev1.LookupServiceRequest{Name: name}); err != nil {
@@ -584,12 +593,12 @@ func TestExemplars(t *testing.T) {
 	look("ssh")
 	connect()
 	if classic, native := exemplars(); len(classic)+len(native) != 0 {
-		t.Errorf("of no trace: %v, %v", classic, native)
+		t.Errorf("of no trace that is kept: %v, %v", classic, native)
 	}
-	trace = "0123456789abcdef0123456789abcdef"
+	sampled = true
 	look("ssh")
 	connect()
-	want := []string{"probed_dial_duration_seconds trace_id=" + trace, "probed_lookup_duration_seconds trace_id=" + trace}
+	want := []string{"grpc_server_handling_seconds trace_id=" + trace, "grpc_server_handling_seconds trace_id=" + trace, "probed_dial_duration_seconds trace_id=" + trace, "probed_lookup_duration_seconds trace_id=" + trace}
 	if classic, native := exemplars(); !slices.Equal(classic, want) || !slices.Equal(native, want) {
 		t.Errorf("%v, %v, want %v", classic, native, want)
 	}

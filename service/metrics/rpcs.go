@@ -19,6 +19,7 @@ import (
 type rpcs struct {
 	started, handled, received, sent *prometheus.CounterVec
 	handling                         *prometheus.HistogramVec
+	observe                          func(context.Context, prometheus.Observer, time.Duration)
 
 	mu      sync.RWMutex
 	methods map[string]*rpc // by the full name
@@ -118,8 +119,8 @@ func (r *rpcs) method(fullMethod string, clientStreams, serverStreams bool) *rpc
 }
 
 // end counts the end of a call.
-func (m *rpc) end(begin time.Time, err error) {
-	m.handling().Observe(time.Since(begin).Seconds())
+func (r *rpcs) end(ctx context.Context, m *rpc, begin time.Time, err error) {
+	r.observe(ctx, m.handling(), time.Since(begin))
 	code := status.Code(err)
 	if code == codes.Unknown {
 		code = status.FromContextError(err).Code() // Unknown for others
@@ -141,7 +142,7 @@ func (r *rpcs) interceptors() service.Interceptors {
 			if err == nil {
 				m.sent.Inc()
 			}
-			m.end(begin, err)
+			r.end(ctx, m, begin, err)
 			return answer, err
 		},
 		Stream: func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
@@ -149,7 +150,7 @@ func (r *rpcs) interceptors() service.Interceptors {
 			begin := time.Now()
 			m.started.Inc()
 			err := handler(server, &countedStream{stream, m})
-			m.end(begin, err)
+			r.end(stream.Context(), m, begin, err)
 			return err
 		},
 	}
