@@ -29,7 +29,7 @@ PROTO_IMPORTS := .build/proto
 # keeps every method there is.
 BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: lint-tools help demo build test test-system check-ecosystem check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image check-image clean FORCE
+.PHONY: lint-tools help demo build test test-system release-parts release-check release check-ecosystem check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image check-image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -114,6 +114,19 @@ image: ## bin/probed.oci.tar, an OCI image with probed in it, for amd64 and arm6
 		-created '$(CREATED)' -roots '$(abspath $(IMAGE_BUILD))/ca-certificates.crt' -o '$(abspath $(IMAGE_FILE))' \
 		$(IMAGE_ARCH:%='$(abspath $(IMAGE_BUILD))/%/probed')
 
+# What a release has besides the programs that goreleaser builds.
+release-parts:
+	@rm -rf bin/release
+	@mkdir -p bin/release/completions
+	for shell in bash zsh fish powershell; do go run ./cmd/probectl completion $$shell >bin/release/completions/probectl.$$shell; done
+	$(MAKE) image IMAGE_FILE=bin/release/probed.oci.tar
+
+release-check: $(TOOLS)/goreleaser $(TOOLS)/bill ## all of a release but to publish it, from a clone of HEAD, into .build/release/dist, and is it what it promises?
+	tools/release/check
+
+release: $(TOOLS)/goreleaser $(TOOLS)/bill ## publish the tag that HEAD has (IMAGE=REGISTRY/NAME of the image; docs/releasing.md)
+	tools/release/publish
+
 check-image: ## is the image what it promises? builds it twice
 	go -C tools test -count=1 ./image
 
@@ -124,6 +137,14 @@ clean: ## remove what the targets above have made
 $(TOOLS)/%: tools/go.mod
 	GOBIN=$(TOOLS) go -C tools install $$(sed -n 's|^\t\([^ ]*/$*\)$$|\1|p' tools/go.mod)
 	@touch $@
+
+# Of a module of its own: it has some hundred dependencies, and none of them is for anything else.
+$(TOOLS)/goreleaser: tools/release/go.mod
+	GOBIN=$(TOOLS) go -C tools/release install github.com/goreleaser/goreleaser/v2
+	@touch $@
+
+$(TOOLS)/bill: FORCE
+	go -C tools build -o $@ ./bill
 
 $(PROTO_IMPORTS): tools/go.mod tools/proto-imports
 	tools/proto-imports $(CURDIR)/$@

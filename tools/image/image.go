@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"probed/tools/sbom"
 )
 
 const (
@@ -72,7 +74,7 @@ func build(o options, programs []*program) (index v1.ImageIndex, packed []int64,
 
 // container returns the image of one platform.
 func container(o options, p *program, shared v1.Layer) (v1.Image, error) {
-	own, err := layer(p.name, 0o755, p.text)
+	own, err := layer(p.Name, 0o755, p.Text)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +90,7 @@ func container(o options, p *program, shared v1.Layer) (v1.Image, error) {
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture, config.Created = "linux", p.arch, v1.Time{Time: o.created}
-	config.Config = v1.Config{User: user, WorkingDir: "/", Entrypoint: []string{"/" + p.name}, Labels: o.annotations()}
+	config.Config = v1.Config{User: user, WorkingDir: "/", Entrypoint: []string{"/" + p.Name}, Labels: o.annotations()}
 	if image, err = mutate.ConfigFile(image, config); err != nil {
 		return nil, err
 	}
@@ -132,7 +134,7 @@ type artifact struct {
 var nothing = []byte("{}")
 
 func attach(o options, p *program, image v1.Image) (v1.Image, error) {
-	content, err := document(o, p)
+	content, err := sbom.JSON(p.Program, o.version, o.created)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +147,7 @@ func attach(o options, p *program, image v1.Image) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	described.Annotations = map[string]string{"org.opencontainers.image.title": fmt.Sprintf("%s-%s.spdx.json", p.name, p.arch)}
+	described.Annotations = map[string]string{"org.opencontainers.image.title": fmt.Sprintf("%s-%s.spdx.json", p.Name, p.arch)}
 	digest, size, err := v1.SHA256(bytes.NewReader(nothing))
 	if err != nil {
 		return nil, err

@@ -22,6 +22,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"probed/tools/sbom"
 )
 
 type options struct {
@@ -86,9 +88,30 @@ func run(out io.Writer, o options) error {
 	fmt.Fprintf(out, "%s: %s, %s, %s\n", o.output, o.name, megabytes(size), digest)
 	for i, p := range programs {
 		fmt.Fprintf(out, "  linux/%-6s %s to pull, the program %s, of %d modules\n",
-			p.arch, megabytes(packed[i]), megabytes(int64(len(p.text))), len(p.modules()))
+			p.arch, megabytes(packed[i]), megabytes(int64(len(p.Text))), len(p.Modules()))
 	}
 	return nil
+}
+
+// program is one that the image is made for.
+type program struct {
+	*sbom.Program
+	arch string
+}
+
+// readProgram reads one, which has to run where there is nothing else: for Linux, and without C.
+func readProgram(file string) (*program, error) {
+	p, err := sbom.Read(file)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case p.Setting("GOOS") != "linux":
+		return nil, fmt.Errorf("it is for %s, not for linux", p.Setting("GOOS"))
+	case p.Setting("CGO_ENABLED") != "0":
+		return nil, errors.New("it may need libraries: build it with CGO_ENABLED=0")
+	}
+	return &program{p, p.Setting("GOARCH")}, nil
 }
 
 func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

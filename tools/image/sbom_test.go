@@ -12,6 +12,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"probed/tools/sbom"
 )
 
 // TestBills: each container has a document that says of each module what the program says of itself.
@@ -41,7 +44,7 @@ func TestBills(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var document spdxDocument
+		var document sbom.Document
 		decoder := json.NewDecoder(stream)
 		decoder.DisallowUnknownFields()
 		if err := decoder.Decode(&document); err != nil {
@@ -55,7 +58,7 @@ func TestBills(t *testing.T) {
 }
 
 // checkBill holds a document to the specification and to the program.
-func checkBill(t *testing.T, d *spdxDocument, text []byte) []string {
+func checkBill(t *testing.T, d *sbom.Document, text []byte) []string {
 	t.Helper()
 	var findings []string
 	expect := func(ok bool, format string, args ...any) {
@@ -75,8 +78,8 @@ func checkBill(t *testing.T, d *spdxDocument, text []byte) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{"stdlib " + strings.TrimPrefix(program.info.GoVersion, "go"): ""}
-	for _, m := range program.modules() {
+	want := map[string]string{"stdlib " + strings.TrimPrefix(program.Info.GoVersion, "go"): ""}
+	for _, m := range program.Modules() {
 		sum, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(m.Sum, "h1:"))
 		if err != nil || len(sum) != sha256.Size {
 			t.Fatalf("%s has the sum %q", m.Path, m.Sum)
@@ -124,25 +127,25 @@ func TestBillsFail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	content, err := document(options{version: version}, program)
+	content, err := sbom.JSON(program.Program, version, time.Unix(0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, spoil := range map[string]func(*spdxDocument){
-		"a module less":          func(d *spdxDocument) { d.Packages = d.Packages[:len(d.Packages)-1] },
-		"another version":        func(d *spdxDocument) { d.Packages[3].Version = "v0.0.1" },
-		"another sum":            func(d *spdxDocument) { d.Packages[3].Checksums = nil },
-		"another program":        func(d *spdxDocument) { d.Packages[0].Checksums[0].Value = "00" },
-		"no licence":             func(d *spdxDocument) { d.Packages[2].LicenseDeclared = "" },
-		"no purl":                func(d *spdxDocument) { d.Packages[2].References = nil },
-		"one of two names":       func(d *spdxDocument) { d.Packages[2].ID = d.Packages[3].ID },
-		"a link to nothing":      func(d *spdxDocument) { d.Relationships[3].To = "SPDXRef-none" },
-		"no link":                func(d *spdxDocument) { d.Relationships = d.Relationships[:1] },
-		"another specification":  func(d *spdxDocument) { d.Version = "SPDX-2.2" },
-		"a name that others get": func(d *spdxDocument) { d.Namespace = "urn:uuid:" },
-		"another time":           func(d *spdxDocument) { d.Creation.Created = "" },
+	for name, spoil := range map[string]func(*sbom.Document){
+		"a module less":          func(d *sbom.Document) { d.Packages = d.Packages[:len(d.Packages)-1] },
+		"another version":        func(d *sbom.Document) { d.Packages[3].Version = "v0.0.1" },
+		"another sum":            func(d *sbom.Document) { d.Packages[3].Checksums = nil },
+		"another program":        func(d *sbom.Document) { d.Packages[0].Checksums[0].Value = "00" },
+		"no licence":             func(d *sbom.Document) { d.Packages[2].LicenseDeclared = "" },
+		"no purl":                func(d *sbom.Document) { d.Packages[2].References = nil },
+		"one of two names":       func(d *sbom.Document) { d.Packages[2].ID = d.Packages[3].ID },
+		"a link to nothing":      func(d *sbom.Document) { d.Relationships[3].To = "SPDXRef-none" },
+		"no link":                func(d *sbom.Document) { d.Relationships = d.Relationships[:1] },
+		"another specification":  func(d *sbom.Document) { d.Version = "SPDX-2.2" },
+		"a name that others get": func(d *sbom.Document) { d.Namespace = "urn:uuid:" },
+		"another time":           func(d *sbom.Document) { d.Creation.Created = "" },
 	} {
-		var d spdxDocument
+		var d sbom.Document
 		if err := json.Unmarshal(content, &d); err != nil {
 			t.Fatal(err)
 		}
