@@ -29,7 +29,7 @@ PROTO_IMPORTS := .build/proto
 # keeps every method there is.
 BUILD := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
-.PHONY: lint-tools help demo build test test-system release-parts release-check release check-ecosystem check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image check-image clean FORCE
+.PHONY: lint-tools help demo build test test-system release-parts release-check release check-ecosystem check-manifests e2e lint generate check-generate check-breaking soak fuzz bench growth microbench vuln image push check-image clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -62,6 +62,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(PROTO_IMPORTS) ## golangci-lint, buf
 		[ -z "$$unformatted" ] || { printf >&2 'gofmt -w these:\n%s\n' "$$unformatted"; exit 1; }
 	$(TOOLS)/golangci-lint run
 	cd tools && $(TOOLS)/golangci-lint run --config ../.golangci.yml
+	cd tools/release && $(TOOLS)/golangci-lint run --config ../../.golangci.yml
 	cd deploy && $(TOOLS)/golangci-lint run --config ../.golangci.yml --build-tags e2e,fault
 	cd ecosystem && $(TOOLS)/golangci-lint run --config ../.golangci.yml
 	$(TOOLS)/buf lint api/proto
@@ -121,14 +122,17 @@ release-parts:
 	for shell in bash zsh fish powershell; do go run ./cmd/probectl completion $$shell >bin/release/completions/probectl.$$shell; done
 	$(MAKE) image IMAGE_FILE=bin/release/probed.oci.tar
 
-release-check: $(TOOLS)/goreleaser $(TOOLS)/bill ## all of a release but to publish it, from a clone of HEAD, into .build/release/dist, and is it what it promises?
+release-check: $(TOOLS)/goreleaser $(TOOLS)/bill $(TOOLS)/push ## all of a release but to publish it, from a clone of HEAD, into .build/release/dist, and is it what it promises?
 	tools/release/check
 
-release: $(TOOLS)/goreleaser $(TOOLS)/bill ## publish the tag that HEAD has (IMAGE=REGISTRY/NAME of the image; docs/releasing.md)
+release: $(TOOLS)/goreleaser $(TOOLS)/bill $(TOOLS)/push ## publish the tag that HEAD has (IMAGE=REGISTRY/NAME of the image; docs/releasing.md)
 	tools/release/publish
 
 check-image: ## is the image what it promises? builds it twice
-	go -C tools test -count=1 ./image
+	go -C tools test -count=1 ./image ./push
+
+push: $(TOOLS)/push ## copy what make image has made to the registry that IMAGE names
+	$(TOOLS)/push $(IMAGE_FILE) $(IMAGE)
 
 clean: ## remove what the targets above have made
 	rm -rf bin .build
@@ -143,8 +147,8 @@ $(TOOLS)/goreleaser: tools/release/go.mod
 	GOBIN=$(TOOLS) go -C tools/release install github.com/goreleaser/goreleaser/v2
 	@touch $@
 
-$(TOOLS)/bill: FORCE
-	go -C tools build -o $@ ./bill
+$(TOOLS)/bill $(TOOLS)/push: FORCE
+	go -C tools build -o $@ ./$(@F)
 
 $(PROTO_IMPORTS): tools/go.mod tools/proto-imports
 	tools/proto-imports $(CURDIR)/$@

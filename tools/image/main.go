@@ -3,7 +3,7 @@
 // daemon, no registry and no root, and from the same files and arguments it makes the same bytes.
 //
 // Who has the archive loads it by `podman load`, `ctr -n k8s.io images import` or `docker load`, or pushes all of it by
-// `skopeo copy --all oci-archive:FILE docker://NAME`.
+// the command push beside this one.
 package main
 
 import (
