@@ -21,8 +21,11 @@ BENCH ?= .
 
 # Tools are built once, at the versions of tools/go.mod, and out of the product's module graph.
 TOOLS := $(CURDIR)/.build/bin
-PLUGINS := $(addprefix $(TOOLS)/,protoc-gen-go protoc-gen-go-grpc protoc-gen-grpc-gateway protoc-gen-openapiv2)
+PLUGINS := $(addprefix $(TOOLS)/,protoc-gen-go protoc-gen-go-grpc protoc-gen-grpc-gateway protoc-gen-openapiv3 openapiv3-merge)
 PROTO_IMPORTS := .build/proto
+
+# The services that REST has, in the order that a reader meets them.
+OPENAPI := names resolver exchange policy
 
 # Static and without paths of the machine that built it, so that the same commit gives the same bytes, and they run in
 # an empty image. The tag leaves out the pages of grpc-go that trace calls, which nobody serves: with their templates, the linker
@@ -70,6 +73,12 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(PROTO_IMPORTS) ## golangci-lint, buf
 
 generate: $(TOOLS)/buf $(PLUGINS) $(PROTO_IMPORTS) ## gen/, the OpenAPI document and the embedded tables
 	$(TOOLS)/buf generate
+	$(TOOLS)/buf build --path api/proto/probe/v1 -o .build/openapi/contract.binpb
+	$(TOOLS)/openapiv3-merge $(OPENAPI:%=.build/openapi/probe/v1/%_service.openapi.json) >.build/openapi/merged.json
+	@mkdir -p service/gateway/openapi
+	go -C tools run ./openapi -image $(CURDIR)/.build/openapi/contract.binpb -patch $(CURDIR)/api/openapi.yaml \
+		$(CURDIR)/.build/openapi/merged.json >.build/openapi/openapi.json
+	mv .build/openapi/openapi.json service/gateway/openapi/openapi.json
 	go generate ./...
 
 check-generate: $(TOOLS)/buf $(PLUGINS) ## is what is committed what generate gives?

@@ -99,7 +99,8 @@ var house = map[string]room{
 	"service/gateway": {
 		ours: []string{"gen/probe/v1"},
 		others: []string{
-			"github.com/grpc-ecosystem/grpc-gateway/v2", "google.golang.org/genproto", "google.golang.org/grpc",
+			// swgui because it ships what renders the document.
+			"github.com/grpc-ecosystem/grpc-gateway/v2", "github.com/swaggest/swgui", "google.golang.org/genproto", "google.golang.org/grpc",
 			"google.golang.org/protobuf",
 		},
 		never: []string{"flag", "log", "os"},

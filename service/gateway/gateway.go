@@ -12,7 +12,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +19,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -41,9 +39,6 @@ const DefaultMaxBody = 2 << 20
 // DefaultPatience is how long a client may take to send a request's body, and again to read an answer, where nothing else is
 // configured.
 const DefaultPatience = 30 * time.Second
-
-//go:embed openapi/probe.swagger.json
-var openAPI []byte
 
 // Config is what a Gateway is made of.
 type Config struct {
@@ -132,7 +127,7 @@ func New(config Config) (*Gateway, error) {
 			return mux.HandlePath(http.MethodPost, "/v1/exchange", g.exchange)
 		},
 		func(_ context.Context, mux *runtime.ServeMux, _ grpc.ClientConnInterface) error {
-			return mux.HandlePath(http.MethodGet, "/openapi.json", serveOpenAPI)
+			return registerFiles(mux)
 		},
 	} {
 		if err := register(context.Background(), mux, conn); err != nil {
@@ -157,7 +152,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			fmt.Sprintf("this probed does not answer for the host %q: use its address, or allow the name", r.Host)))
 		return
 	}
-	if !g.sameOrigin(r) {
+	if !isFile(r) && !g.sameOrigin(r) {
 		writeStatus(w, http.StatusForbidden, requestError(codes.PermissionDenied, "a page of another origin may not make this request"))
 		return
 	}
@@ -253,10 +248,3 @@ func (g *Gateway) allowedHost(hostPort string) bool {
 
 // canonicalHost is a name as it is compared: names have no case, and a dot at the end changes nothing.
 func canonicalHost(name string) string { return strings.TrimSuffix(strings.ToLower(name), ".") }
-
-func serveOpenAPI(w http.ResponseWriter, _ *http.Request, _ map[string]string) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(openAPI)))
-	// A client that went away needs no document.
-	_, _ = w.Write(openAPI)
-}

@@ -105,8 +105,7 @@ func TestOpenAPI(t *testing.T) {
 			}
 		}
 	}
-	// One more is served: the document itself.
-	if served := len(routes()) - 1; served != published || served != 16 {
+	if served := len(routes()); served != published || served != 16 {
 		t.Errorf("%d served, %d published, want 16", served, published)
 	}
 }
@@ -214,7 +213,10 @@ func TestMethods(t *testing.T) {
 		{"GET", "/v1/connect", 405, "POST, OPTIONS"},
 		{"GET", "/v1/dns", 405, "POST, OPTIONS"},
 		{"POST", "/openapi.json", 405, "GET, HEAD, OPTIONS"},
-		{"GET", "/", 404, ""},
+		{"POST", "/", 405, "GET, HEAD, OPTIONS"},
+		{"GET", "/page", 404, ""},
+		{"GET", "/page/", 404, ""},
+		{"GET", "/page/index.html", 404, ""},
 		{"GET", "/v1", 404, ""},
 		{"GET", "/v1//services", 404, ""},
 		{"GET", "/v2/services/ssh", 404, ""},

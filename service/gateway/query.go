@@ -24,7 +24,7 @@ import (
 // fill in; nil when there is none to fill, because the body has it all. The first request with such parameters reads them off
 // the contract, which is most of what a start of REST would take.
 var routes = sync.OnceValue(func() map[string]protoreflect.MessageDescriptor {
-	found := map[string]protoreflect.MessageDescriptor{"GET /openapi.json": nil}
+	found := map[string]protoreflect.MessageDescriptor{}
 	for _, file := range []protoreflect.FileDescriptor{
 		probev1.File_probe_v1_names_service_proto,
 		probev1.File_probe_v1_resolver_service_proto,
