@@ -86,12 +86,10 @@ func (p *place) monitored(ctx context.Context, t *testing.T) (targets []scrapeTa
 		var spec struct {
 			Selector            metav1.LabelSelector `json:"selector"`
 			PodMetricsEndpoints []struct {
-				Port string `json:"port"`
-				Path string `json:"path"`
+				Port        string           `json:"port"`
+				Path        string           `json:"path"`
+				Relabelings []map[string]any `json:"relabelings"`
 			} `json:"podMetricsEndpoints"`
-			AttachMetadata struct {
-				Node bool `json:"node"`
-			} `json:"attachMetadata"`
 		}
 		if err := decode(item, &spec); err != nil {
 			t.Fatal(err)
