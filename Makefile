@@ -88,8 +88,8 @@ check-breaking: $(TOOLS)/buf ## does the contract keep what it promised? (AGAINS
 	tools/check-breaking $(AGAINST)
 
 # Anew each time: it builds probed, which the cache of tests does not see.
-check-manifests: ## is deploy/k8s what it promises? needs no cluster
-	go -C deploy test -count=1 ./manifests
+check-manifests: ## is deploy/k8s what it promises, and the dashboard? needs no cluster
+	go -C deploy test -count=1 ./manifests ./observability
 
 e2e: ## deploy to the cluster that KUBECONFIG names, and test it there (E2E_LOAD, E2E_FAULT: see tools/e2e)
 	tools/e2e

@@ -25,6 +25,7 @@ func TestEdits(t *testing.T) {
 		names      = "components/tls/tls.yaml"
 		cert       = "components/tls/certificate.yaml"
 		monitor    = "components/podmonitor/podmonitor.yaml"
+		rule       = "components/prometheusrule/prometheusrule.yaml"
 	)
 	for name, c := range map[string]struct {
 		file, from, to string
@@ -38,6 +39,7 @@ func TestEdits(t *testing.T) {
 		"a type that is not":         {deployment, "replicas: 2", "replicas: two", "", "int32"},
 		"a certificate's field":      {cert, "dnsNames:", "dnsName:", "", `unknown field "spec.dnsName"`},
 		"a monitor's field":          {monitor, "podMetricsEndpoints:", "endpoints:", "", `unknown field "spec.endpoints"`},
+		"a rule's field":             {rule, "expr: absent", "expression: absent", "", "expression"},
 		"a kustomization's field":    {base, "resources:", "resource:", "", `unknown field "resource"`},
 		"a version that is not":      {budget, "policy/v1", "policy/v1beta1", "", "no kind"},
 		"an object of the cluster":   {account, "kind: ServiceAccount\nmetadata:\n  name: probed\nautomountServiceAccountToken: false\n", "kind: Namespace\nmetadata:\n  name: probed\n", "", "Namespace is not known to belong to a namespace"},

@@ -53,7 +53,7 @@ type Workload struct {
 // what two teams apply does not meet.
 var namespaced = []string{
 	"Certificate", "ConfigMap", "DaemonSet", "Deployment", "Issuer", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor",
-	"Secret", "Service", "ServiceAccount",
+	"PrometheusRule", "Secret", "Service", "ServiceAccount",
 }
 
 // Decode reads documents of YAML strictly: a kind or a field that the API does not have, and a field that stands there twice,
