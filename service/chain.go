@@ -49,15 +49,25 @@ func (l Links) all() Interceptors { return joined(l.before, l.after) }
 
 // ServerOptions are the chain, the codec whose failures it tells, and others, as a gRPC server takes them.
 func (l Links) ServerOptions(others ...grpc.ServerOption) []grpc.ServerOption {
-	all := l.all()
+	all, ids := l.all(), requestIDLink()
 	return append([]grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.InTapHandle(hangUpTap),
+		grpc.UnknownServiceHandler(unknownMethod),
 		grpc.UnaryInterceptor(all.Unary),
 		grpc.StreamInterceptor(func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			if server == nil { // nothing is called: its name, which could be any, is none to count calls by
+				return ids.Stream(server, stream, info, handler)
+			}
 			return all.Stream(server, decoding{stream}, info, handler)
 		}),
 	}, others...)
+}
+
+// unknownMethod answers calls of what is not here. gRPC does so itself, but for the details of the error.
+func unknownMethod(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	return statusOf(&unknownMethodError{method})
 }
 
 // ChainConfig is what the links of the chain need.
@@ -174,7 +184,7 @@ func (s *streamWithContext) Context() context.Context { return s.ctx }
 
 // requestIDLink gives each request an id, which its answer carries, be it a refusal: vantageLink puts it into the header, since
 // to set a header twice costs twice, and what ends before that, this link. The trailer of a stream has it as well, for those
-// who see nothing but how it ended.
+// who see nothing but how it ended, and the details of an error, for those who see nothing but that.
 func requestIDLink() Interceptors {
 	begin := func(ctx context.Context) (context.Context, *request) {
 		var random [8]byte
@@ -189,7 +199,7 @@ func requestIDLink() Interceptors {
 		Unary: func(ctx context.Context, message any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			ctx, r := begin(ctx)
 			answer, err := handler(ctx, message)
-			return answer, cmp.Or(err, statusOf(r.tell(ctx)))
+			return answer, complete(cmp.Or(err, r.tell(ctx)), r.ID)
 		},
 		Stream: func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			ctx, r := begin(stream.Context())
@@ -197,7 +207,7 @@ func requestIDLink() Interceptors {
 				return statusOf(err)
 			}
 			err := handler(server, &streamWithContext{stream, ctx})
-			return cmp.Or(err, statusOf(r.tell(ctx)))
+			return complete(cmp.Or(err, r.tell(ctx)), r.ID)
 		},
 	}
 }

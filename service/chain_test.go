@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -98,10 +99,24 @@ func TestPanic(t *testing.T) {
 func checkInternal(t *testing.T, err error, header metadata.MD) (id string) {
 	t.Helper()
 	const message = "probed failed; its log has the cause under the id of this request"
-	if s := status.Convert(err); s.Code() != codes.Internal || s.Message() != message || errorInfo(err) != "ERROR_REASON_INTERNAL" || len(s.Details()) != 1 {
+	if s := status.Convert(err); s.Code() != codes.Internal || s.Message() != message || errorInfo(err) != "ERROR_REASON_INTERNAL" || len(s.Details()) != 2 {
 		t.Errorf("%v, %v", err, s.Details())
 	}
-	return checkHeader(t, header)
+	id = checkHeader(t, header)
+	if told := requestIDIn(err); told != id {
+		t.Errorf("the header has the id %q, the error %q", id, told)
+	}
+	return id
+}
+
+// requestIDIn is the id of a request that its error tells.
+func requestIDIn(err error) string {
+	for _, detail := range status.Convert(err).Details() {
+		if request, ok := detail.(*errdetails.RequestInfo); ok {
+			return request.GetRequestId()
+		}
+	}
+	return ""
 }
 
 // checkHeader holds the header of an answer, and returns the request's id.

@@ -1,11 +1,14 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -35,19 +38,38 @@ func (e *fieldError) Error() string { return jsonPath(e.field) + " " + e.problem
 
 // notFoundError is a lookup in a table that found nothing.
 type notFoundError struct {
-	reason probev1.ErrorReason
-	what   string
+	reason   probev1.ErrorReason
+	kind     string // of what was looked for
+	name     string
+	protocol string // for which; empty: any
 }
 
-func (e *notFoundError) Error() string { return "no table has the " + e.what }
-
-// described names a table entry that was looked for.
-func described(kind, name, protocol string) string {
-	if protocol != "" {
-		return fmt.Sprintf("%s %q for %s", kind, name, protocol)
+func (e *notFoundError) Error() string {
+	what := fmt.Sprintf("no table has the %s %q", e.kind, e.name)
+	if e.protocol != "" {
+		what += " for " + e.protocol
 	}
-	return fmt.Sprintf("%s %q", kind, name)
+	return what
 }
+
+// unknownMethodError is a call of a method that is not here.
+type unknownMethodError struct{ method string }
+
+func (e *unknownMethodError) Error() string {
+	return "there is no method " + e.method + " here; reflection tells which there are (grpcurl ADDRESS list)"
+}
+
+// The reasons of field violations that no rule of the contract has a name for. Those that one has are called by it, as
+// STRING_MAX_LEN.
+const (
+	violationTarget  = "TARGET"       // it cannot be read
+	violationValue   = "VALUE"        // it cannot be read, or is nothing that there is
+	violationContext = "CONTEXT"      // it does not go with other fields
+	violationOrder   = "OUT_OF_ORDER" // a frame that does not go with those before
+)
+
+// unavailableRetry is when it is worth while to ask again for what is not to be had just now.
+const unavailableRetry = 2 * time.Second
 
 // frameError is an error in a frame of a conversation.
 type frameError struct {
@@ -96,6 +118,7 @@ func statusOf(err error) error {
 		rule        *policy.DeniedError
 		revoked     *revokedError
 		encoding    *encodingError
+		unknown     *unknownMethodError
 	)
 	within := ""
 	if errors.As(err, &frame) {
@@ -104,43 +127,47 @@ func statusOf(err error) error {
 	switch {
 	case errors.As(err, &field):
 		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, err.Error(),
-			&errdetails.BadRequest_FieldViolation{Field: within + field.field, Description: field.problem})
+			&errdetails.BadRequest_FieldViolation{Field: within + field.field, Description: field.problem, Reason: violationValue})
 	case errors.As(err, &unfit):
 		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, jsonPath(unfit.Field)+": "+unfit.Reason,
-			&errdetails.BadRequest_FieldViolation{Field: within + unfit.Field, Description: unfit.Reason})
+			&errdetails.BadRequest_FieldViolation{Field: within + unfit.Field, Description: unfit.Reason, Reason: violationContext})
 	case errors.As(err, &order):
 		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, "out of order: "+jsonPath(order.Field)+": "+order.Reason,
-			&errdetails.BadRequest_FieldViolation{Field: order.Field, Description: order.Reason})
+			&errdetails.BadRequest_FieldViolation{Field: order.Field, Description: order.Reason, Reason: violationOrder})
 	case errors.As(err, &target):
 		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_TARGET, "target: "+target.Reason,
-			&errdetails.BadRequest_FieldViolation{Field: within + "target", Description: target.Reason})
+			&errdetails.BadRequest_FieldViolation{Field: within + "target", Description: target.Reason, Reason: violationTarget})
 	case errors.As(err, &step):
 		path := fmt.Sprintf("steps[%d].%s", step.Step, step.Field)
 		return fieldStatus(probev1.ErrorReason_ERROR_REASON_INVALID_FIELD, jsonPath(path)+": "+step.Reason,
-			&errdetails.BadRequest_FieldViolation{Field: path, Description: step.Reason})
+			&errdetails.BadRequest_FieldViolation{Field: path, Description: step.Reason, Reason: violationContext})
 	case errors.As(err, &validation):
 		return validationStatus(validation)
 	case errors.As(err, &encoding):
 		return newStatus(codes.InvalidArgument, probev1.ErrorReason_ERROR_REASON_INVALID_FIELD.String(), encoding.Error())
 	case errors.As(err, &notFound):
-		return newStatus(codes.NotFound, notFound.reason.String(), err.Error())
+		return newStatus(codes.NotFound, notFound.reason.String(), err.Error(), resource(notFound.kind, notFound.name, err.Error()))
+	case errors.As(err, &unknown):
+		return newStatus(codes.Unimplemented, probev1.ErrorReason_ERROR_REASON_UNIMPLEMENTED.String(), unknown.Error())
 	case errors.As(err, &revoked): // before its cause, whose status it has in other words
 		cause := status.Convert(statusOf(revoked.cause)).Proto()
 		cause.Message = revoked.Error()
 		return status.FromProto(cause).Err()
 	case errors.As(err, &stranger) && stranger.Unavailable:
-		return newStatus(codes.Unavailable, probev1.ErrorReason_ERROR_REASON_UNAVAILABLE.String(), stranger.Error())
+		return newStatus(codes.Unavailable, probev1.ErrorReason_ERROR_REASON_UNAVAILABLE.String(), stranger.Error(), retryIn(unavailableRetry))
 	case errors.As(err, &stranger):
-		return newStatus(codes.Unauthenticated, probev1.ErrorReason_ERROR_REASON_UNAUTHENTICATED.String(), stranger.Error())
+		return infoStatus(codes.Unauthenticated, stranger.Error(),
+			info(probev1.ErrorReason_ERROR_REASON_UNAUTHENTICATED, "cause", stranger.Reason))
 	case errors.As(err, &forbidden):
-		return newStatus(codes.PermissionDenied, probev1.ErrorReason_ERROR_REASON_CALL_DENIED.String(), forbidden.Error())
-	case errors.As(err, &limit):
-		return limitStatus(limit.Error(), limit.Limit, limit.RetryAfter)
+		return infoStatus(codes.PermissionDenied, forbidden.Error(),
+			info(probev1.ErrorReason_ERROR_REASON_CALL_DENIED, "method", forbidden.Method, "rule", forbidden.Rule))
+	case errors.As(err, &limit): // also as the cause of the next
+		return limitStatus(limit, limit.Error())
 	case errors.As(err, &dials):
-		return limitStatus(dials.Error(), dials.Limit, dials.RetryAfter)
+		return limitStatus(&guard.LimitError{Limit: dials.Limit, RetryAfter: dials.RetryAfter}, dials.Error())
 	case errors.As(err, &unwritten):
 		return newStatus(codes.Unavailable, probev1.ErrorReason_ERROR_REASON_UNAVAILABLE.String(),
-			"this probed cannot write its audit log, and does nothing that it cannot write down")
+			"this probed cannot write its audit log, and does nothing that it cannot write down", retryIn(unavailableRetry))
 	case errors.As(err, &denied):
 		return deniedStatus(denied.Error(), denied.cause)
 	case errors.As(err, &rule):
@@ -148,11 +175,18 @@ func statusOf(err error) error {
 	case errors.As(err, &addressInfo):
 		reason := addressInfo.Code.String()
 		code, meaning := addressInfoCode(addressInfo.Code)
-		return newStatus(code, reason, reason+": "+meaning,
-			shortTrace(resolutionFailure(reason, addressInfo.Trace, addressInfo.Duration, addressInfoHint(addressInfo))))
+		details := []protoadapt.MessageV1{shortTrace(resolutionFailure(reason, addressInfo.Trace, addressInfo.Duration, addressInfoHint(addressInfo)))}
+		if errors.As(addressInfo, &lookup) && code == codes.NotFound {
+			details = append(details, resource("host", lookup.Name, meaning))
+		}
+		return newStatus(code, reason, reason+": "+meaning, details...)
 	case errors.As(err, &lookup):
 		code, reason := lookupCode(lookup.Reason)
-		return newStatus(code, reason.String(), err.Error(), shortTrace(lookupFailure(lookup)))
+		details := []protoadapt.MessageV1{shortTrace(lookupFailure(lookup))}
+		if code == codes.NotFound {
+			details = append(details, resource("host", lookup.Name, lookup.Reason.String()))
+		}
+		return newStatus(code, reason.String(), err.Error(), details...)
 	case errors.Is(err, context.Canceled):
 		return newStatus(codes.Canceled, probev1.ErrorReason_ERROR_REASON_CANCELLED.String(), "the caller went away")
 	case errors.Is(err, context.DeadlineExceeded):
@@ -252,7 +286,7 @@ func validationStatus(err *schema.InvalidError) error {
 	texts := make([]string, len(err.Violations))
 	for i, violation := range err.Violations {
 		violations[i] = &errdetails.BadRequest_FieldViolation{
-			Field: violation.Field, Description: violation.Message, Reason: violation.Rule,
+			Field: violation.Field, Description: violation.Message, Reason: constantCase(violation.Rule),
 		}
 		texts[i] = jsonPath(violation.Field) + ": " + violation.Message
 	}
@@ -263,24 +297,55 @@ func fieldStatus(reason probev1.ErrorReason, message string, violations ...*errd
 	return newStatus(codes.InvalidArgument, reason.String(), message, &errdetails.BadRequest{FieldViolations: fewViolations(violations)})
 }
 
+// constantCase is the id of a rule as google.rpc has constants: string.max_len is STRING_MAX_LEN.
+func constantCase(rule string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '.' || r == '-' {
+			return '_'
+		}
+		return unicode.ToUpper(r)
+	}, rule)
+}
+
 // limitStatus is for a limit that is reached.
-func limitStatus(message, limit string, retry time.Duration) error {
-	return infoStatus(codes.ResourceExhausted, message,
-		&errdetails.ErrorInfo{
-			Reason: probev1.ErrorReason_ERROR_REASON_LIMIT_REACHED.String(), Domain: ErrorDomain,
-			Metadata: map[string]string{"limit": limit},
-		},
-		&errdetails.RetryInfo{RetryDelay: durationpb.New(retry)})
+func limitStatus(limit *guard.LimitError, message string) error {
+	violation := &errdetails.QuotaFailure_Violation{
+		Subject: cmp.Or(limit.Caller, ErrorDomain), Description: message, QuotaId: limit.Limit, QuotaValue: int64(limit.Max),
+	}
+	details := []protoadapt.MessageV1{&errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{violation}}}
+	if limit.RetryAfter > 0 {
+		details = append(details, retryIn(limit.RetryAfter))
+	}
+	return infoStatus(codes.ResourceExhausted, message, info(probev1.ErrorReason_ERROR_REASON_LIMIT_REACHED, "limit", limit.Limit), details...)
+}
+
+func retryIn(d time.Duration) *errdetails.RetryInfo {
+	return &errdetails.RetryInfo{RetryDelay: durationpb.New(d)}
+}
+
+// resource is what was looked for and is not there.
+func resource(kind, name, description string) *errdetails.ResourceInfo {
+	return &errdetails.ResourceInfo{
+		ResourceType: kind, ResourceName: shortened(name, mostWords), Description: shortened(description, mostWords),
+	}
+}
+
+// info has the reason of a status, with metadata: each key before its value.
+func info(reason probev1.ErrorReason, metadata ...string) *errdetails.ErrorInfo {
+	i := &errdetails.ErrorInfo{Reason: reason.String(), Domain: ErrorDomain, Metadata: make(map[string]string)}
+	for pair := range slices.Chunk(metadata, 2) {
+		i.Metadata[pair[0]] = shortened(pair[1], mostWords)
+	}
+	return i
 }
 
 // deniedStatus is for what the policy denies; cause has the rule.
 func deniedStatus(message string, cause error) error {
-	info := &errdetails.ErrorInfo{Reason: probev1.ErrorReason_ERROR_REASON_POLICY_DENIED.String(), Domain: ErrorDomain}
 	if denied, ok := errors.AsType[*policy.DeniedError](cause); ok {
 		message += " (rule " + denied.Rule + ")"
-		info.Metadata = map[string]string{"rule": denied.Rule}
+		return infoStatus(codes.PermissionDenied, message, info(probev1.ErrorReason_ERROR_REASON_POLICY_DENIED, "rule", denied.Rule))
 	}
-	return infoStatus(codes.PermissionDenied, message, info)
+	return infoStatus(codes.PermissionDenied, message, info(probev1.ErrorReason_ERROR_REASON_POLICY_DENIED))
 }
 
 func newStatus(code codes.Code, reason, message string, details ...protoadapt.MessageV1) error {
@@ -294,6 +359,41 @@ func infoStatus(code codes.Code, message string, info *errdetails.ErrorInfo, det
 		return status.Error(code, message)
 	}
 	return s.Err()
+}
+
+// bareReasons are those of statuses that did not arise here, and so have none: of gRPC, and of the services that come with it.
+var bareReasons = map[codes.Code]probev1.ErrorReason{
+	codes.Canceled:          probev1.ErrorReason_ERROR_REASON_CANCELLED,
+	codes.DeadlineExceeded:  probev1.ErrorReason_ERROR_REASON_CANCELLED,
+	codes.InvalidArgument:   probev1.ErrorReason_ERROR_REASON_INVALID_FIELD,
+	codes.NotFound:          probev1.ErrorReason_ERROR_REASON_NOT_FOUND,
+	codes.ResourceExhausted: probev1.ErrorReason_ERROR_REASON_LIMIT_REACHED,
+	codes.Unavailable:       probev1.ErrorReason_ERROR_REASON_UNAVAILABLE,
+	codes.Unimplemented:     probev1.ErrorReason_ERROR_REASON_UNIMPLEMENTED,
+}
+
+// complete is the status of a call with what every one has: a reason, and the id of its request. No error is none.
+func complete(err error, requestID string) error {
+	if err == nil {
+		return nil
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		s = status.Convert(statusOf(err))
+	}
+	var details []protoadapt.MessageV1
+	if reasonOf(err) == probev1.ErrorReason_ERROR_REASON_UNSPECIFIED.String() {
+		reason := probev1.ErrorReason_ERROR_REASON_INTERNAL
+		if bare, known := bareReasons[s.Code()]; known {
+			reason = bare
+		}
+		details = append(details, info(reason))
+	}
+	complete, detailErr := s.WithDetails(append(details, &errdetails.RequestInfo{RequestId: requestID})...)
+	if detailErr != nil { // a status of code OK, or a detail that does not marshal: the rest is still true
+		return err
+	}
+	return complete.Err()
 }
 
 // reasonOf is the reason of a status, or OK.

@@ -126,11 +126,16 @@ func (a *answer) text() string {
 		fmt.Fprintf(&b, "%v\n", message)
 	}
 	for _, key := range slices.Sorted(maps.Keys(a.header)) {
-		if !strings.HasSuffix(key, RequestIDHeader) && key != "date" {
+		// The details of an error are above; in bytes, metadata is in any order.
+		if !strings.HasSuffix(key, RequestIDHeader) && key != "date" && key != "trailer grpc-status-details-bin" {
 			fmt.Fprintf(&b, "%s: %v\n", key, a.header[key])
 		}
 	}
-	return strings.ReplaceAll(b.String(), "\u00a0", " ") // which messages print at random
+	text := strings.ReplaceAll(b.String(), "\u00a0", " ") // which messages print at random
+	if id := requestIDIn(a.err); id != "" {
+		text = strings.ReplaceAll(text, id, "ID")
+	}
+	return text
 }
 
 // call makes the call that a message is the request of; a ConverseRequest opens a conversation, which is then closed.

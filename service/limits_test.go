@@ -39,6 +39,19 @@ func checkLimited(t *testing.T, c caller, a *answer, limit string) {
 		t.Errorf("%v: %v, want the limit %s", c, a.err, limit)
 		return
 	}
+	for _, detail := range status.Convert(a.err).Details() {
+		if quota, ok := detail.(*errdetails.QuotaFailure); ok {
+			v := quota.GetViolations()[0]
+			ofAll := limit == guard.LimitSessions || limit == guard.LimitCalls
+			if len(quota.GetViolations()) != 1 || v.GetQuotaId() != limit || v.GetQuotaValue() <= 0 || v.GetDescription() == "" || v.GetSubject() == "" || (v.GetSubject() == ErrorDomain) != ofAll {
+				t.Errorf("%v: %v", c, quota)
+			}
+			info = nil
+		}
+	}
+	if info != nil {
+		t.Errorf("%v: no quota in %v", c, a.err)
+	}
 	after := retry.GetRetryDelay().AsDuration()
 	if after <= 0 || after > time.Minute {
 		t.Errorf("%v: to be tried again after %v", c, after)

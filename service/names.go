@@ -23,7 +23,7 @@ func (s *nameServer) LookupService(ctx context.Context, request *probev1.LookupS
 	if len(found) == 0 {
 		return nil, s.lookup(ctx, "service", begin, &notFoundError{
 			reason: probev1.ErrorReason_ERROR_REASON_SERVICE_NOT_FOUND,
-			what:   described("service", request.GetName(), request.GetProtocol()),
+			kind:   "service", name: request.GetName(), protocol: request.GetProtocol(),
 		})
 	}
 	return &probev1.LookupServiceResponse{Services: serviceMessages(found)}, s.lookup(ctx, "service", begin, nil)
@@ -63,7 +63,7 @@ func (s *nameServer) LookupProtocol(ctx context.Context, request *probev1.Lookup
 	if !ok {
 		return nil, s.lookup(ctx, "protocol", begin, &notFoundError{
 			reason: probev1.ErrorReason_ERROR_REASON_PROTOCOL_NOT_FOUND,
-			what:   described("protocol", request.GetProtocol(), ""),
+			kind:   "protocol", name: request.GetProtocol(),
 		})
 	}
 	return &probev1.LookupProtocolResponse{

@@ -213,7 +213,7 @@ func TestFilesThatAreNotUTF8(t *testing.T) {
 	}
 	// So does a failure: the trace says what was passed over.
 	_, err = resolver.LookupHost(t.Context(), &probev1.LookupHostRequest{Host: "nosuch.test"})
-	if status.Code(err) != codes.NotFound || errorInfo(err) != "ERROR_REASON_NAME_NOT_FOUND" || len(status.Convert(err).Details()) != 2 {
+	if status.Code(err) != codes.NotFound || errorInfo(err) != "ERROR_REASON_NAME_NOT_FOUND" || len(status.Convert(err).Details()) != 4 {
 		t.Errorf("%v, %v", err, status.Convert(err).Details())
 	}
 }

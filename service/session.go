@@ -241,7 +241,7 @@ func (s *Service) mayDial(ctx context.Context, destination dial.Destination) err
 	caller := guard.CallerFrom(ctx)
 	if limit, ok := errors.AsType[*guard.LimitError](s.limiter.Dial(keyOf(caller), target)); ok {
 		s.limited(limit.Limit)
-		return &dial.LimitError{Limit: limit.Limit, RetryAfter: limit.RetryAfter}
+		return &dial.LimitError{Limit: limit.Limit, RetryAfter: limit.RetryAfter, Err: limit}
 	}
 	return nil
 }

@@ -100,7 +100,12 @@ type LimitError struct {
 
 	// RetryAfter is when to try again, counted from now; zero: not known.
 	RetryAfter time.Duration
+
+	// Err is what the policy knows of it, for who can read that; may be nil.
+	Err error
 }
+
+func (e *LimitError) Unwrap() error { return e.Err }
 
 func (e *LimitError) Error() string {
 	if e.RetryAfter <= 0 {

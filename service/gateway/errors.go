@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -15,11 +16,16 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	probev1 "probed/gen/probe/v1"
 )
 
-const errorDomain = "probed"
+const (
+	errorDomain = "probed"
+	// endRetry is when to ask again after probed has ended.
+	endRetry = 2 * time.Second
+)
 
 // requestError is a request that is refused before any service saw it.
 func requestError(code codes.Code, message string) *status.Status {
@@ -35,7 +41,7 @@ func invalidField(field, message string) *status.Status {
 	}}
 	if field != "" {
 		details = append(details, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{
-			Field: field, Description: message,
+			Field: field, Description: message, Reason: "UNREADABLE",
 		}}})
 	}
 	return withDetails(status.New(codes.InvalidArgument, message), details...)
@@ -93,6 +99,7 @@ func statusOf(err error) *status.Status {
 		return invalidField(fieldIn(message), message)
 	case codes.Unavailable:
 		s, reason = status.New(codes.Unavailable, "probed is shutting down"), probev1.ErrorReason_ERROR_REASON_UNAVAILABLE
+		s = withDetails(s, &errdetails.RetryInfo{RetryDelay: durationpb.New(endRetry)}) // another one may be there by then
 	case codes.ResourceExhausted:
 		reason = probev1.ErrorReason_ERROR_REASON_LIMIT_REACHED
 	case codes.Canceled, codes.DeadlineExceeded:

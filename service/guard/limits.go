@@ -45,6 +45,8 @@ type LimitError struct {
 	// RetryAfter is when it is worth while to try again, always above zero. Of a rate it is the time after which the
 	// same call is let through, if the caller makes no other meanwhile; of sessions, whose end nobody knows, it is a second.
 	RetryAfter time.Duration
+	// Caller is whose limit it is; empty: that of all callers together.
+	Caller string
 }
 
 var limitTexts = map[string]string{
@@ -156,7 +158,7 @@ func (b bound) reached(n int) bool { return b.most > 0 && n >= b.most }
 func (h *held) hold(mu *sync.Mutex, caller string, all, each bound) (release func(), err error) {
 	// The caller's own limit comes first: it can do something about that.
 	if each.reached(h.by[caller]) {
-		return nil, &LimitError{Limit: each.name, Max: each.most, RetryAfter: heldRetry}
+		return nil, &LimitError{Limit: each.name, Max: each.most, RetryAfter: heldRetry, Caller: caller}
 	}
 	if all.reached(h.all) {
 		return nil, &LimitError{Limit: all.name, Max: all.most, RetryAfter: heldRetry}
@@ -197,12 +199,12 @@ func (l *Limiter) Dial(caller, target string) error {
 	l.sweep(at)
 	d := &entry.value
 	if perMinute > 0 {
-		if err := d.admits(hash, at, perMinute); err != nil {
+		if err := d.admits(caller, hash, at, perMinute); err != nil {
 			return err
 		}
 	}
 	if perSecond > 0 {
-		if err := d.take(now, perSecond); err != nil {
+		if err := d.take(caller, now, perSecond); err != nil {
 			return err
 		}
 	}
@@ -224,7 +226,7 @@ func (l *Limiter) sweep(at time.Duration) {
 }
 
 // take takes a dial from the bucket.
-func (d *dials) take(now time.Time, perSecond int) error {
+func (d *dials) take(caller string, now time.Time, perSecond int) error {
 	if d.bucket == nil {
 		d.bucket = rate.NewLimiter(rate.Limit(perSecond), perSecond)
 	}
@@ -233,12 +235,12 @@ func (d *dials) take(now time.Time, perSecond int) error {
 	}
 	missing := 1 - d.bucket.TokensAt(now)
 	wait := time.Duration(missing / float64(perSecond) * float64(time.Second))
-	return &LimitError{Limit: LimitDialsPerSecond, Max: perSecond, RetryAfter: roundUp(wait)}
+	return &LimitError{Limit: LimitDialsPerSecond, Max: perSecond, RetryAfter: roundUp(wait), Caller: caller}
 }
 
 // admits tells whether a target may be dialled, and forgets those that were last dialled more than a minute ago, so that
 // there are never more than most.
-func (d *dials) admits(target uint64, at time.Duration, most int) error {
+func (d *dials) admits(caller string, target uint64, at time.Duration, most int) error {
 	known := &d.targets
 	for known.size() > 0 && at-known.oldest().at >= targetWindow {
 		known.remove(known.oldest())
@@ -247,7 +249,7 @@ func (d *dials) admits(target uint64, at time.Duration, most int) error {
 		return nil
 	}
 	return &LimitError{
-		Limit: LimitTargetsPerMinute, Max: most, RetryAfter: roundUp(targetWindow - (at - known.oldest().at)),
+		Limit: LimitTargetsPerMinute, Max: most, RetryAfter: roundUp(targetWindow - (at - known.oldest().at)), Caller: caller,
 	}
 }
 

@@ -27,7 +27,7 @@ func wantsLimit(t *testing.T, err error, limit string, most int, retryAfter time
 	if !ok {
 		t.Fatalf("the error is %v, want a refusal by %s", err, limit)
 	}
-	if want := (LimitError{limit, most, retryAfter}); *e != want {
+	if want := (LimitError{limit, most, retryAfter, e.Caller}); *e != want || (e.Caller == "") != (limit == LimitSessions || limit == LimitCalls) {
 		t.Errorf("the refusal is %+v, want %+v", *e, want)
 	}
 }
@@ -365,7 +365,7 @@ func TestLimitErrorText(t *testing.T) {
 		LimitTargetsPerMinute:  "7 different targets a minute are the most for one caller; try again in 1s",
 		LimitPublicCalls:       "7 calls of this method are under way, which is the most of those that ask for no credentials; try again in 1s",
 	} {
-		if got := (&LimitError{limit, 7, time.Second}).Error(); got != want {
+		if got := (&LimitError{Limit: limit, Max: 7, RetryAfter: time.Second}).Error(); got != want {
 			t.Errorf("%s: %q, want %q", limit, got, want)
 		}
 	}

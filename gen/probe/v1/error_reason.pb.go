@@ -22,8 +22,9 @@ const (
 )
 
 // ErrorReason says why a call was refused or could not be answered. It is the `reason` of the `google.rpc.ErrorInfo`
-// detail (domain `probed`) that every error status carries, spelled as the value's full name. Two families of reasons
-// are spelled otherwise: GetAddressInfo and GetNameInfo use the names of `AddressInfoError` (`EAI_NONAME`, …).
+// detail (domain `probed`) that every error status carries, spelled as the value's full name. GetAddressInfo and GetNameInfo
+// use the names of `AddressInfoError` (`EAI_NONAME`, …) instead. A `google.rpc.RequestInfo` beside it has the id under which the
+// log of probed has the request, if it came as far as that.
 //
 // It never describes the target of a probe: a target that cannot be reached is an answer, and its cause is the
 // `Reason` in the `Outcome`.
@@ -69,8 +70,8 @@ const (
 	// The service is draining, or a part it needs is not there right now. UNAVAILABLE.
 	ErrorReason_ERROR_REASON_UNAVAILABLE ErrorReason = 16
 	// A limit of this probed is reached: sessions, rate or size. The metadata of the `google.rpc.ErrorInfo` has the name
-	// of the limit under `limit`, and a `google.rpc.RetryInfo` tells when to try again, where that helps.
-	// RESOURCE_EXHAUSTED.
+	// of the limit under `limit`, a `google.rpc.QuotaFailure` says whose it is and what it is set to, and a
+	// `google.rpc.RetryInfo` tells when to try again, where that helps. RESOURCE_EXHAUSTED.
 	ErrorReason_ERROR_REASON_LIMIT_REACHED ErrorReason = 17
 	// The caller cancelled, or the call's deadline passed before there was an answer. CANCELLED or DEADLINE_EXCEEDED.
 	ErrorReason_ERROR_REASON_CANCELLED ErrorReason = 18
@@ -81,15 +82,21 @@ const (
 	// Nothing on this host is set up to answer: its nsswitch.conf names no source that probed speaks. UNAVAILABLE.
 	ErrorReason_ERROR_REASON_RESOLVER_NOT_CONFIGURED ErrorReason = 21
 	// The caller did not say who they are, or not so that this probed believes it: no credentials, unknown ones, or such
-	// that have expired or are meant for somebody else. UNAUTHENTICATED.
+	// that have expired or are meant for somebody else. The metadata of the `google.rpc.ErrorInfo` has which under `cause`, as
+	// `none` or `expired`. UNAUTHENTICATED.
 	ErrorReason_ERROR_REASON_UNAUTHENTICATED ErrorReason = 22
-	// The caller is known and may not make this call, whatever is in it. PERMISSION_DENIED.
+	// The caller is known and may not make this call, whatever is in it. The metadata of the `google.rpc.ErrorInfo` has the
+	// `method` and the `rule`. PERMISSION_DENIED.
 	ErrorReason_ERROR_REASON_CALL_DENIED ErrorReason = 23
 	// Until the time was over nothing came from a name server but answers to something else, of another id or about another
 	// name. They are not believed. UNAVAILABLE.
 	ErrorReason_ERROR_REASON_DNS_MISMATCHED ErrorReason = 24
 	// The CNAME records of a name server's answer lead back to themselves. UNAVAILABLE.
 	ErrorReason_ERROR_REASON_DNS_LOOPED ErrorReason = 25
+	// There is no such method. UNIMPLEMENTED. Only by gRPC.
+	ErrorReason_ERROR_REASON_UNIMPLEMENTED ErrorReason = 26
+	// What health or channelz was asked about is not there. NOT_FOUND. Only by gRPC.
+	ErrorReason_ERROR_REASON_NOT_FOUND ErrorReason = 27
 )
 
 // Enum value maps for ErrorReason.
@@ -120,6 +127,8 @@ var (
 		23: "ERROR_REASON_CALL_DENIED",
 		24: "ERROR_REASON_DNS_MISMATCHED",
 		25: "ERROR_REASON_DNS_LOOPED",
+		26: "ERROR_REASON_UNIMPLEMENTED",
+		27: "ERROR_REASON_NOT_FOUND",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":             0,
@@ -147,6 +156,8 @@ var (
 		"ERROR_REASON_CALL_DENIED":             23,
 		"ERROR_REASON_DNS_MISMATCHED":          24,
 		"ERROR_REASON_DNS_LOOPED":              25,
+		"ERROR_REASON_UNIMPLEMENTED":           26,
+		"ERROR_REASON_NOT_FOUND":               27,
 	}
 )
 
@@ -181,7 +192,7 @@ var File_probe_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_probe_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bprobe/v1/error_reason.proto\x12\bprobe.v1*\xe4\x06\n" +
+	"\x1bprobe/v1/error_reason.proto\x12\bprobe.v1*\xa0\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1f\n" +
@@ -208,7 +219,9 @@ const file_probe_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_UNAUTHENTICATED\x10\x16\x12\x1c\n" +
 	"\x18ERROR_REASON_CALL_DENIED\x10\x17\x12\x1f\n" +
 	"\x1bERROR_REASON_DNS_MISMATCHED\x10\x18\x12\x1b\n" +
-	"\x17ERROR_REASON_DNS_LOOPED\x10\x19\"\x04\b\x06\x10\x06*\x1cERROR_REASON_NOT_IMPLEMENTEDB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
+	"\x17ERROR_REASON_DNS_LOOPED\x10\x19\x12\x1e\n" +
+	"\x1aERROR_REASON_UNIMPLEMENTED\x10\x1a\x12\x1a\n" +
+	"\x16ERROR_REASON_NOT_FOUND\x10\x1b\"\x04\b\x06\x10\x06*\x1cERROR_REASON_NOT_IMPLEMENTEDB\x1dZ\x1bprobed/gen/probe/v1;probev1b\x06proto3"
 
 var (
 	file_probe_v1_error_reason_proto_rawDescOnce sync.Once
