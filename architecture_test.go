@@ -86,6 +86,17 @@ var house = map[string]room{
 		never: []string{"flag", "log", "os", "net/http"},
 	},
 
+	// A probe of blackbox_exporter as calls of the contract, and the series it is told in. The exchange tells what an expression
+	// may be like.
+	"service/blackbox": {
+		ours: []string{"gen/probe/config/v1", "gen/probe/v1", "service/exchange"},
+		others: []string{
+			"github.com/miekg/dns", "github.com/prometheus/client_golang/prometheus", "github.com/prometheus/common/expfmt",
+			"google.golang.org/grpc", "google.golang.org/protobuf",
+		},
+		never: aboveEngines,
+	},
+
 	// What stands on the fields of messages. It knows no schema but the one that rules are written in.
 	"service/schema": {
 		others: []string{"buf.build/gen/go/bufbuild/protovalidate", "google.golang.org/protobuf"},
@@ -97,11 +108,11 @@ var house = map[string]room{
 
 	// Around it.
 	"service/gateway": {
-		ours: []string{"gen/probe/v1"},
+		ours: []string{"gen/probe/v1", "service/blackbox"},
 		others: []string{
 			// swgui because it ships what renders the document.
-			"github.com/grpc-ecosystem/grpc-gateway/v2", "github.com/swaggest/swgui", "google.golang.org/genproto", "google.golang.org/grpc",
-			"google.golang.org/protobuf",
+			"github.com/grpc-ecosystem/grpc-gateway/v2", "github.com/prometheus/client_golang/prometheus/promhttp",
+			"github.com/swaggest/swgui", "google.golang.org/genproto", "google.golang.org/grpc", "google.golang.org/protobuf",
 		},
 		never: []string{"flag", "log", "os"},
 	},
@@ -143,7 +154,7 @@ var house = map[string]room{
 
 var (
 	allRooms = []string{
-		"gen/probe/config/v1", "gen/probe/v1", "service", "service/dial", "service/echo", "service/exchange", "service/gateway",
+		"gen/probe/config/v1", "gen/probe/v1", "service", "service/blackbox", "service/dial", "service/echo", "service/exchange", "service/gateway",
 		"service/guard", "service/metrics", "service/names", "service/policy", "service/resolve",
 		"service/roots", "service/schema",
 	}

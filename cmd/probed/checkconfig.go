@@ -93,6 +93,9 @@ func (c *config) summary() [][2]string {
 			lines = append(lines, [2]string{"role", fmt.Sprintf("%s: %s for %s", role.Name, count(len(role.Rules), "rule"), strings.Join(role.Subjects, ", "))})
 		}
 	}
+	if len(c.modules) > 0 {
+		lines = append(lines, [2]string{"modules", modulesSummary(c.modules)})
+	}
 	switch c.audit {
 	case "":
 	case "-":

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	configv1 "probed/gen/probe/config/v1"
+	"probed/service/blackbox"
 	"probed/service/guard"
 	"probed/service/policy"
 )
@@ -26,6 +27,8 @@ type config struct {
 	limits *configv1.Limits // for limitsOf
 	drain  *configv1.Drain  // for drainOf
 	audit  string           // the path; "-": stdout; empty: nowhere
+
+	modules blackbox.Modules // for Prometheus
 
 	// watched are the files that were read. When one changes, readConfig may return something else.
 	watched watched

@@ -69,6 +69,7 @@ func (r *reader) config(m *configv1.Config) {
 		r.c.audit = r.path("audit.path", r.c.audit)
 		r.auditPath("audit.path", r.c.audit)
 	}
+	r.modules(m.GetModules())
 }
 
 func (r *reader) tls(field string, m *configv1.Tls, auth *configv1.Auth) *tlsFiles {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/base64"
 	"errors"
 	"math"
 	"math/big"
@@ -26,6 +27,7 @@ var (
 	errTooLarge    = errors.New("the number is too large")
 	errNoBool      = errors.New("it is true or false")
 	errNoDuration  = errors.New("it is a duration, as 250ms, 5s or 1m30s")
+	errNoBase64    = errors.New("it is base64 that !!binary begins")
 	errNoTimestamp = errors.New("it is a time, as 2027-01-31T00:00:00Z (RFC 3339)")
 )
 
@@ -78,6 +80,16 @@ func (d *decoder) message(node *yaml.Node, into protoreflect.Message) {
 
 func (d *decoder) field(node *yaml.Node, field protoreflect.FieldDescriptor, of protoreflect.Message) {
 	switch {
+	case isUnread(field):
+	case field.IsMap() && node.Kind != yaml.MappingNode:
+		d.wrong(node, errNoKeys)
+	case field.IsMap():
+		all := of.Mutable(field).Map()
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			value := all.NewValue()
+			d.message(node.Content[i+1], value.Message())
+			all.Set(protoreflect.ValueOfString(node.Content[i].Value).MapKey(), value)
+		}
 	case field.IsList() && node.Kind != yaml.SequenceNode:
 		d.wrong(node, errNoList)
 	case field.IsList():
@@ -118,6 +130,15 @@ func (d *decoder) scalar(node *yaml.Node, field protoreflect.FieldDescriptor) pr
 	switch field.Kind() {
 	case protoreflect.StringKind:
 		return protoreflect.ValueOfString(d.expand(node))
+	case protoreflect.BytesKind:
+		if node.Tag != "!!binary" {
+			return protoreflect.ValueOfBytes([]byte(d.expand(node)))
+		}
+		data, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
+		if err != nil {
+			d.wrong(node, errNoBase64)
+		}
+		return protoreflect.ValueOfBytes(data)
 	case protoreflect.BoolKind:
 		if node.Tag != "!!bool" || text != "true" && text != "false" {
 			d.wrong(node, errNoBool)

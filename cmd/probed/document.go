@@ -339,6 +339,13 @@ func (d *document) walkFields(node *yaml.Node, message protoreflect.MessageDescr
 			continue
 		}
 		seen[field.Number()] = key.Line
+		if field.IsMap() {
+			d.walkMap(value, field.MapValue().Message(), inner, fields)
+			continue
+		}
+		if isUnread(field) {
+			continue
+		}
 		single := !field.IsList() && (field.Message() == nil || isScalar(field.Message()))
 		if before, twice := d.where[inner]; twice && single {
 			d.at(key.Line, key.Column, inner, "it stands in %s:%d too; say it in one of the files", before.file, before.line)
@@ -361,6 +368,29 @@ func (d *document) walkFields(node *yaml.Node, message protoreflect.MessageDescr
 			d.walk(value, field.Message(), inner, fields)
 		}
 	}
+}
+
+// walkMap is walkFields for keys that whoever writes the file chooses. Each of them stands in one file alone.
+func (d *document) walkMap(node *yaml.Node, message protoreflect.MessageDescriptor, path string, fields map[position]string) {
+	d.walk(node, nil, path, fields)
+	if node.Kind != yaml.MappingNode {
+		return
+	}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := node.Content[i], node.Content[i+1]
+		inner := fmt.Sprintf("%s[%q]", path, key.Value)
+		if before, twice := d.where[inner]; twice {
+			d.at(key.Line, key.Column, inner, "it stands in %s:%d too; give one of them another name", before.file, before.line)
+			continue
+		}
+		d.walk(value, message, inner, fields)
+		d.where[inner] = place{d.file(), position{key.Line, key.Column}}
+	}
+}
+
+// isUnread tells whether a field takes what is not for probed, whatever that is.
+func isUnread(field protoreflect.FieldDescriptor) bool {
+	return field.Message() != nil && field.Message().FullName() == "google.protobuf.Struct"
 }
 
 // isScalar tells whether a message is one that YAML has a single word for.

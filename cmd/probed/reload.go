@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"probed/service/blackbox"
 	"probed/service/guard"
 	"probed/service/policy"
 )
@@ -28,13 +29,14 @@ const expiryInterval = time.Minute
 type rules struct {
 	policy        *policy.Policy
 	authenticator *guard.Authenticator
+	modules       blackbox.Modules
 	issuers       issuerClients // of the authenticator
 }
 
 // prepare makes of a configuration what is to be in force, and returns what puts it there. Nothing has changed when it
 // fails.
 func (s *server) prepare(c *config) (apply func(), err error) {
-	next := &rules{policy: &policy.Policy{
+	next := &rules{modules: c.modules, policy: &policy.Policy{
 		Loopback: s.listeners.reachable == 0, Listeners: s.listeners.own(), UnixPaths: s.options.unixPaths, Open: c.policy == nil,
 	}}
 	if c.policy != nil {

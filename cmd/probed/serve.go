@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"probed/service"
+	"probed/service/blackbox"
 	"probed/service/exchange"
 	"probed/service/gateway"
 	"probed/service/guard"
@@ -235,7 +236,8 @@ func (s *server) assemble() error {
 		AllowedHosts:    s.options.allowedHosts,
 		Enter:           func(r *http.Request) (context.Context, func(), bool) { return calls.Enter(credentialsOf(r)) },
 		MaxBody:         2 * int64(s.limits.MessageBytes), // as base64, and room around it
-		ExchangeTimeout: s.limits.ExchangeTimeout,
+		ExchangeTimeout: s.limits.ExchangeTimeout, ExchangeTimeoutMax: s.limits.ExchangeTimeoutMax,
+		Modules: func() blackbox.Modules { return s.rules.Load().modules },
 	})
 	if err != nil {
 		return err

@@ -113,6 +113,16 @@ var parseFunction = regexp.MustCompile(`strconv\.\w+: `)
 
 func writeStatus(w http.ResponseWriter, httpStatus int, s *status.Status) {
 	w.Header().Set("Content-Type", "application/json")
+	setErrorHeaders(w, httpStatus, s)
+	text := append(statusJSON(s), '\n')
+	w.Header().Set("Content-Length", strconv.Itoa(len(text))) // so that it is whole also when the connection is closed behind it
+	w.WriteHeader(httpStatus)
+	// A client that went away needs no error.
+	_, _ = w.Write(text)
+}
+
+// setErrorHeaders sets those headers of an error that HTTP has for it.
+func setErrorHeaders(w http.ResponseWriter, httpStatus int, s *status.Status) {
 	if httpStatus == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110, section 11.6.1
 	}
@@ -122,11 +132,6 @@ func writeStatus(w http.ResponseWriter, httpStatus int, s *status.Status) {
 			w.Header().Set("Retry-After", strconv.Itoa(int(seconds))) // RFC 9110, section 10.2.3
 		}
 	}
-	text := append(statusJSON(s), '\n')
-	w.Header().Set("Content-Length", strconv.Itoa(len(text))) // so that it is whole also when the connection is closed behind it
-	w.WriteHeader(httpStatus)
-	// A client that went away needs no error.
-	_, _ = w.Write(text)
 }
 
 func statusJSON(s *status.Status) []byte {

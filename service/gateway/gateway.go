@@ -30,6 +30,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	probev1 "probed/gen/probe/v1"
+	"probed/service/blackbox"
 )
 
 // DefaultMaxBody is the most bytes of a request's body where nothing else is configured: a message of 1 MiB as base64,
@@ -61,6 +62,10 @@ type Config struct {
 	Patience time.Duration
 	// ExchangeTimeout is that of an exchange whose request sets none; 0: a minute, as the contract says.
 	ExchangeTimeout time.Duration
+	// ExchangeTimeoutMax is the longest that a request may ask for; 0: what the contract says.
+	ExchangeTimeoutMax time.Duration
+	// Modules are what Prometheus may ask for by GET /probe, at this moment; nil, and of none of them: there is no /probe.
+	Modules func() blackbox.Modules
 }
 
 // Gateway serves REST.
@@ -154,6 +159,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if !isFile(r) && !g.sameOrigin(r) {
 		writeStatus(w, http.StatusForbidden, requestError(codes.PermissionDenied, "a page of another origin may not make this request"))
+		return
+	}
+	if modules := g.modules(); len(modules) > 0 && r.URL.Path == probePath {
+		g.probe(w, r, modules)
 		return
 	}
 	g.handler.ServeHTTP(w, r)

@@ -17,6 +17,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -45,7 +46,10 @@ type Config struct {
 	// How probed ends. Unset: the default of each.
 	Drain *Drain `protobuf:"bytes,5,opt,name=drain,proto3" json:"drain,omitempty"`
 	// Where it is written down who did what. Unset: nowhere.
-	Audit         *Audit `protobuf:"bytes,6,opt,name=audit,proto3" json:"audit,omitempty"`
+	Audit *Audit `protobuf:"bytes,6,opt,name=audit,proto3" json:"audit,omitempty"`
+	// What Prometheus may ask for by `GET /probe?module=NAME&target=TARGET`, by name. They have the form of blackbox_exporter, so
+	// that its file is read as it is, as one of several. Empty: there is no `/probe`. Read again when the file changes.
+	Modules       map[string]*Module `protobuf:"bytes,7,rep,name=modules,proto3" json:"modules,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -118,6 +122,13 @@ func (x *Config) GetDrain() *Drain {
 func (x *Config) GetAudit() *Audit {
 	if x != nil {
 		return x.Audit
+	}
+	return nil
+}
+
+func (x *Config) GetModules() map[string]*Module {
+	if x != nil {
+		return x.Modules
 	}
 	return nil
 }
@@ -1343,18 +1354,737 @@ func (x *Audit) GetPath() string {
 	return ""
 }
 
+// Module is one way to probe, as blackbox_exporter has it. Defaults are those of blackbox_exporter.
+type Module struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `tcp` and `dns` are what probed does. `http`, `icmp`, `grpc`, `unix` and `websocket` are known, and a probe with one is
+	// refused. Required.
+	Prober string `protobuf:"bytes,1,opt,name=prober,proto3" json:"prober,omitempty"`
+	// The most time for a probe. Unset: as long as Prometheus waits, less half a second; without Prometheus 119.5s. Never more
+	// than `limits.exchange_timeout_max`.
+	Timeout *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// What a module of the prober `tcp` does.
+	Tcp *TcpModule `protobuf:"bytes,3,opt,name=tcp,proto3" json:"tcp,omitempty"`
+	// What a module of the prober `dns` does. Required there.
+	Dns *DnsModule `protobuf:"bytes,4,opt,name=dns,proto3" json:"dns,omitempty"`
+	// Of other probers. It may say anything, and is not read.
+	Http *structpb.Struct `protobuf:"bytes,5,opt,name=http,proto3" json:"http,omitempty"`
+	// Of other probers. It may say anything, and is not read.
+	Icmp *structpb.Struct `protobuf:"bytes,6,opt,name=icmp,proto3" json:"icmp,omitempty"`
+	// Of other probers. It may say anything, and is not read.
+	Grpc *structpb.Struct `protobuf:"bytes,7,opt,name=grpc,proto3" json:"grpc,omitempty"`
+	// Of other probers. It may say anything, and is not read.
+	Unix *structpb.Struct `protobuf:"bytes,8,opt,name=unix,proto3" json:"unix,omitempty"`
+	// Of other probers. It may say anything, and is not read.
+	Websocket     *structpb.Struct `protobuf:"bytes,9,opt,name=websocket,proto3" json:"websocket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Module) Reset() {
+	*x = Module{}
+	mi := &file_probe_config_v1_config_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Module) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Module) ProtoMessage() {}
+
+func (x *Module) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_config_v1_config_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Module.ProtoReflect.Descriptor instead.
+func (*Module) Descriptor() ([]byte, []int) {
+	return file_probe_config_v1_config_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Module) GetProber() string {
+	if x != nil {
+		return x.Prober
+	}
+	return ""
+}
+
+func (x *Module) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Module) GetTcp() *TcpModule {
+	if x != nil {
+		return x.Tcp
+	}
+	return nil
+}
+
+func (x *Module) GetDns() *DnsModule {
+	if x != nil {
+		return x.Dns
+	}
+	return nil
+}
+
+func (x *Module) GetHttp() *structpb.Struct {
+	if x != nil {
+		return x.Http
+	}
+	return nil
+}
+
+func (x *Module) GetIcmp() *structpb.Struct {
+	if x != nil {
+		return x.Icmp
+	}
+	return nil
+}
+
+func (x *Module) GetGrpc() *structpb.Struct {
+	if x != nil {
+		return x.Grpc
+	}
+	return nil
+}
+
+func (x *Module) GetUnix() *structpb.Struct {
+	if x != nil {
+		return x.Unix
+	}
+	return nil
+}
+
+func (x *Module) GetWebsocket() *structpb.Struct {
+	if x != nil {
+		return x.Websocket
+	}
+	return nil
+}
+
+// TcpModule is a connection, and what is said over it.
+type TcpModule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `ip4` or `ip6`: the addresses of a target's name that are taken. Empty: `ip6`. The first address alone is tried.
+	PreferredIpProtocol string `protobuf:"bytes,1,opt,name=preferred_ip_protocol,json=preferredIpProtocol,proto3" json:"preferred_ip_protocol,omitempty"`
+	// Whether the other addresses will do for a name that has none of those. Unset: true.
+	IpProtocolFallback *bool `protobuf:"varint,2,opt,name=ip_protocol_fallback,json=ipProtocolFallback,proto3,oneof" json:"ip_protocol_fallback,omitempty"`
+	// The address to connect from. Empty: the kernel chooses.
+	SourceIpAddress string `protobuf:"bytes,3,opt,name=source_ip_address,json=sourceIpAddress,proto3" json:"source_ip_address,omitempty"`
+	// What is said and expected, in this order. At most 64.
+	QueryResponse []*QueryResponse `protobuf:"bytes,4,rep,name=query_response,json=queryResponse,proto3" json:"query_response,omitempty"`
+	// Whether TLS is spoken from the beginning.
+	Tls bool `protobuf:"varint,5,opt,name=tls,proto3" json:"tls,omitempty"`
+	// How TLS is spoken, with `tls` and `starttls`.
+	TlsConfig     *ModuleTls `protobuf:"bytes,6,opt,name=tls_config,json=tlsConfig,proto3" json:"tls_config,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TcpModule) Reset() {
+	*x = TcpModule{}
+	mi := &file_probe_config_v1_config_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TcpModule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TcpModule) ProtoMessage() {}
+
+func (x *TcpModule) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_config_v1_config_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TcpModule.ProtoReflect.Descriptor instead.
+func (*TcpModule) Descriptor() ([]byte, []int) {
+	return file_probe_config_v1_config_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *TcpModule) GetPreferredIpProtocol() string {
+	if x != nil {
+		return x.PreferredIpProtocol
+	}
+	return ""
+}
+
+func (x *TcpModule) GetIpProtocolFallback() bool {
+	if x != nil && x.IpProtocolFallback != nil {
+		return *x.IpProtocolFallback
+	}
+	return false
+}
+
+func (x *TcpModule) GetSourceIpAddress() string {
+	if x != nil {
+		return x.SourceIpAddress
+	}
+	return ""
+}
+
+func (x *TcpModule) GetQueryResponse() []*QueryResponse {
+	if x != nil {
+		return x.QueryResponse
+	}
+	return nil
+}
+
+func (x *TcpModule) GetTls() bool {
+	if x != nil {
+		return x.Tls
+	}
+	return false
+}
+
+func (x *TcpModule) GetTlsConfig() *ModuleTls {
+	if x != nil {
+		return x.TlsConfig
+	}
+	return nil
+}
+
+// QueryResponse is one thing that is expected, one that is sent, and TLS, each if it is there and in this order.
+type QueryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A regular expression (RE2) that a line has to match; lines before it are passed by. At most 4096 bytes that compile to at
+	// most 250 instructions. Empty: none.
+	Expect string `protobuf:"bytes,1,opt,name=expect,proto3" json:"expect,omitempty"`
+	// These bytes have to come; with the tag `!!binary` as base64. It excludes `expect`. At most 65536; empty: none.
+	ExpectBytes []byte `protobuf:"bytes,2,opt,name=expect_bytes,json=expectBytes,proto3" json:"expect_bytes,omitempty"`
+	// What the series `probe_expect_info` says when the expression matches.
+	Labels []*ExpectLabel `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty"`
+	// What is sent, with a newline behind it; with the tag `!!binary` as base64. Behind `expect`, `${1}`, `$1`, `${name}` stand
+	// for what its groups matched, and `$$` for `$`. At most 1 MiB; empty: nothing.
+	Send []byte `protobuf:"bytes,4,opt,name=send,proto3" json:"send,omitempty"`
+	// Whether TLS begins now.
+	Starttls      bool `protobuf:"varint,5,opt,name=starttls,proto3" json:"starttls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryResponse) Reset() {
+	*x = QueryResponse{}
+	mi := &file_probe_config_v1_config_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryResponse) ProtoMessage() {}
+
+func (x *QueryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_config_v1_config_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryResponse.ProtoReflect.Descriptor instead.
+func (*QueryResponse) Descriptor() ([]byte, []int) {
+	return file_probe_config_v1_config_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *QueryResponse) GetExpect() string {
+	if x != nil {
+		return x.Expect
+	}
+	return ""
+}
+
+func (x *QueryResponse) GetExpectBytes() []byte {
+	if x != nil {
+		return x.ExpectBytes
+	}
+	return nil
+}
+
+func (x *QueryResponse) GetLabels() []*ExpectLabel {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *QueryResponse) GetSend() []byte {
+	if x != nil {
+		return x.Send
+	}
+	return nil
+}
+
+func (x *QueryResponse) GetStarttls() bool {
+	if x != nil {
+		return x.Starttls
+	}
+	return false
+}
+
+// ExpectLabel is a label of the series `probe_expect_info`.
+type ExpectLabel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name, as Prometheus has them.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The value, with groups as in `send`.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpectLabel) Reset() {
+	*x = ExpectLabel{}
+	mi := &file_probe_config_v1_config_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpectLabel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpectLabel) ProtoMessage() {}
+
+func (x *ExpectLabel) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_config_v1_config_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpectLabel.ProtoReflect.Descriptor instead.
+func (*ExpectLabel) Descriptor() ([]byte, []int) {
+	return file_probe_config_v1_config_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExpectLabel) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExpectLabel) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// ModuleTls is how TLS is spoken, as Prometheus has it.
+type ModuleTls struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The authorities to trust, and no others, in PEM. Empty: those this host trusts. It excludes `ca_file`.
+	Ca string `protobuf:"bytes,1,opt,name=ca,proto3" json:"ca,omitempty"`
+	// The client's certificate, in PEM. Empty: none. It excludes `cert_file`.
+	Cert string `protobuf:"bytes,2,opt,name=cert,proto3" json:"cert,omitempty"`
+	// Its key, in PEM. It excludes `key_file`.
+	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// A file with the authorities. A path that is not absolute begins at the directory of this file; that of blackbox_exporter
+	// does where it was started. A file that is missing is a warning, and a probe with the module fails with a status of 500.
+	CaFile string `protobuf:"bytes,4,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// A file with the client's certificate, as `ca_file`.
+	CertFile string `protobuf:"bytes,5,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// A file with its key, as `ca_file`.
+	KeyFile string `protobuf:"bytes,6,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// The name the certificate must be for. Empty: the parameter `hostname` of the probe, or the target's host.
+	ServerName string `protobuf:"bytes,7,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	// Whether any certificate will do. The policy has to admit it.
+	InsecureSkipVerify bool `protobuf:"varint,8,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3" json:"insecure_skip_verify,omitempty"`
+	// The lowest version: `TLS10`, `TLS11`, `TLS12`, `TLS13`. Empty: TLS12.
+	MinVersion string `protobuf:"bytes,9,opt,name=min_version,json=minVersion,proto3" json:"min_version,omitempty"`
+	// The highest version. Empty: TLS13.
+	MaxVersion    string `protobuf:"bytes,10,opt,name=max_version,json=maxVersion,proto3" json:"max_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModuleTls) Reset() {
+	*x = ModuleTls{}
+	mi := &file_probe_config_v1_config_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModuleTls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModuleTls) ProtoMessage() {}
+
+func (x *ModuleTls) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_config_v1_config_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModuleTls.ProtoReflect.Descriptor instead.
+func (*ModuleTls) Descriptor() ([]byte, []int) {
+	return file_probe_config_v1_config_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ModuleTls) GetCa() string {
+	if x != nil {
+		return x.Ca
+	}
+	return ""
+}
+
+func (x *ModuleTls) GetCert() string {
+	if x != nil {
+		return x.Cert
+	}
+	return ""
+}
+
+func (x *ModuleTls) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ModuleTls) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *ModuleTls) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *ModuleTls) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+func (x *ModuleTls) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *ModuleTls) GetInsecureSkipVerify() bool {
+	if x != nil {
+		return x.InsecureSkipVerify
+	}
+	return false
+}
+
+func (x *ModuleTls) GetMinVersion() string {
+	if x != nil {
+		return x.MinVersion
+	}
+	return ""
+}
+
+func (x *ModuleTls) GetMaxVersion() string {
+	if x != nil {
+		return x.MaxVersion
+	}
+	return ""
+}
+
+// DnsModule is a question to a name server, which is the target.
+type DnsModule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `ip4` or `ip6`: the addresses of a target's name that are taken. Empty: `ip6`. The first address alone is tried.
+	PreferredIpProtocol string `protobuf:"bytes,1,opt,name=preferred_ip_protocol,json=preferredIpProtocol,proto3" json:"preferred_ip_protocol,omitempty"`
+	// Whether the other addresses will do for a name that has none of those. Unset: true.
+	IpProtocolFallback *bool `protobuf:"varint,2,opt,name=ip_protocol_fallback,json=ipProtocolFallback,proto3,oneof" json:"ip_protocol_fallback,omitempty"`
+	// Whether it is asked over TLS (RFC 7858), at port 853 unless the target says; `transport_protocol` is then `tcp`.
+	DnsOverTls bool `protobuf:"varint,3,opt,name=dns_over_tls,json=dnsOverTls,proto3" json:"dns_over_tls,omitempty"`
+	// How TLS is spoken.
+	TlsConfig *ModuleTls `protobuf:"bytes,4,opt,name=tls_config,json=tlsConfig,proto3" json:"tls_config,omitempty"`
+	// The address to ask from. Empty: the kernel chooses.
+	SourceIpAddress string `protobuf:"bytes,5,opt,name=source_ip_address,json=sourceIpAddress,proto3" json:"source_ip_address,omitempty"`
+	// `udp` or `tcp`. Empty: `udp`. A truncated answer is taken as it is.
+	TransportProtocol string `protobuf:"bytes,6,opt,name=transport_protocol,json=transportProtocol,proto3" json:"transport_protocol,omitempty"`
+	// The class, as `IN`, `CH`. Empty: `IN`.
+	QueryClass string `protobuf:"bytes,7,opt,name=query_class,json=queryClass,proto3" json:"query_class,omitempty"`
+	// The name. Required.
+	QueryName string `protobuf:"bytes,8,opt,name=query_name,json=queryName,proto3" json:"query_name,omitempty"`
+	// The type, as `A`, `SOA`. Empty: `ANY`.
+	QueryType string `protobuf:"bytes,9,opt,name=query_type,json=queryType,proto3" json:"query_type,omitempty"`
+	// Whether the server shall ask others. Unset: true.
+	RecursionDesired *bool `protobuf:"varint,10,opt,name=recursion_desired,json=recursionDesired,proto3,oneof" json:"recursion_desired,omitempty"`
+	// The codes of an answer that are good. Empty: `NOERROR`.
+	ValidRcodes []string `protobuf:"bytes,11,rep,name=valid_rcodes,json=validRcodes,proto3" json:"valid_rcodes,omitempty"`
+	// What is held against the records of the answer.
+	ValidateAnswerRrs *RecordRules `protobuf:"bytes,12,opt,name=validate_answer_rrs,json=validateAnswerRrs,proto3" json:"validate_answer_rrs,omitempty"`
+	// What is held against the records about who is an authority.
+	ValidateAuthorityRrs *RecordRules `protobuf:"bytes,13,opt,name=validate_authority_rrs,json=validateAuthorityRrs,proto3" json:"validate_authority_rrs,omitempty"`
+	// What is held against the additional records.
+	ValidateAdditionalRrs *RecordRules `protobuf:"bytes,14,opt,name=validate_additional_rrs,json=validateAdditionalRrs,proto3" json:"validate_additional_rrs,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *DnsModule) Reset() {
+	*x = DnsModule{}
+	mi := &file_probe_config_v1_config_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DnsModule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DnsModule) ProtoMessage() {}
+
+func (x *DnsModule) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_config_v1_config_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DnsModule.ProtoReflect.Descriptor instead.
+func (*DnsModule) Descriptor() ([]byte, []int) {
+	return file_probe_config_v1_config_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DnsModule) GetPreferredIpProtocol() string {
+	if x != nil {
+		return x.PreferredIpProtocol
+	}
+	return ""
+}
+
+func (x *DnsModule) GetIpProtocolFallback() bool {
+	if x != nil && x.IpProtocolFallback != nil {
+		return *x.IpProtocolFallback
+	}
+	return false
+}
+
+func (x *DnsModule) GetDnsOverTls() bool {
+	if x != nil {
+		return x.DnsOverTls
+	}
+	return false
+}
+
+func (x *DnsModule) GetTlsConfig() *ModuleTls {
+	if x != nil {
+		return x.TlsConfig
+	}
+	return nil
+}
+
+func (x *DnsModule) GetSourceIpAddress() string {
+	if x != nil {
+		return x.SourceIpAddress
+	}
+	return ""
+}
+
+func (x *DnsModule) GetTransportProtocol() string {
+	if x != nil {
+		return x.TransportProtocol
+	}
+	return ""
+}
+
+func (x *DnsModule) GetQueryClass() string {
+	if x != nil {
+		return x.QueryClass
+	}
+	return ""
+}
+
+func (x *DnsModule) GetQueryName() string {
+	if x != nil {
+		return x.QueryName
+	}
+	return ""
+}
+
+func (x *DnsModule) GetQueryType() string {
+	if x != nil {
+		return x.QueryType
+	}
+	return ""
+}
+
+func (x *DnsModule) GetRecursionDesired() bool {
+	if x != nil && x.RecursionDesired != nil {
+		return *x.RecursionDesired
+	}
+	return false
+}
+
+func (x *DnsModule) GetValidRcodes() []string {
+	if x != nil {
+		return x.ValidRcodes
+	}
+	return nil
+}
+
+func (x *DnsModule) GetValidateAnswerRrs() *RecordRules {
+	if x != nil {
+		return x.ValidateAnswerRrs
+	}
+	return nil
+}
+
+func (x *DnsModule) GetValidateAuthorityRrs() *RecordRules {
+	if x != nil {
+		return x.ValidateAuthorityRrs
+	}
+	return nil
+}
+
+func (x *DnsModule) GetValidateAdditionalRrs() *RecordRules {
+	if x != nil {
+		return x.ValidateAdditionalRrs
+	}
+	return nil
+}
+
+// RecordRules are regular expressions (RE2) that are held against each record of a section, in the form of a zone file with
+// single tabs between its parts.
+type RecordRules struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The probe fails if a record matches one of them.
+	FailIfMatchesRegexp []string `protobuf:"bytes,1,rep,name=fail_if_matches_regexp,json=failIfMatchesRegexp,proto3" json:"fail_if_matches_regexp,omitempty"`
+	// The probe fails if a record does not match one of them. So blackbox_exporter carries it out, whatever the name says.
+	FailIfAllMatchRegexp []string `protobuf:"bytes,2,rep,name=fail_if_all_match_regexp,json=failIfAllMatchRegexp,proto3" json:"fail_if_all_match_regexp,omitempty"`
+	// The probe fails if a record does not match one of them, or there is no record.
+	FailIfNotMatchesRegexp []string `protobuf:"bytes,3,rep,name=fail_if_not_matches_regexp,json=failIfNotMatchesRegexp,proto3" json:"fail_if_not_matches_regexp,omitempty"`
+	// The probe fails if no record matches any of them, or there is no record.
+	FailIfNoneMatchesRegexp []string `protobuf:"bytes,4,rep,name=fail_if_none_matches_regexp,json=failIfNoneMatchesRegexp,proto3" json:"fail_if_none_matches_regexp,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
+}
+
+func (x *RecordRules) Reset() {
+	*x = RecordRules{}
+	mi := &file_probe_config_v1_config_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordRules) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordRules) ProtoMessage() {}
+
+func (x *RecordRules) ProtoReflect() protoreflect.Message {
+	mi := &file_probe_config_v1_config_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordRules.ProtoReflect.Descriptor instead.
+func (*RecordRules) Descriptor() ([]byte, []int) {
+	return file_probe_config_v1_config_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RecordRules) GetFailIfMatchesRegexp() []string {
+	if x != nil {
+		return x.FailIfMatchesRegexp
+	}
+	return nil
+}
+
+func (x *RecordRules) GetFailIfAllMatchRegexp() []string {
+	if x != nil {
+		return x.FailIfAllMatchRegexp
+	}
+	return nil
+}
+
+func (x *RecordRules) GetFailIfNotMatchesRegexp() []string {
+	if x != nil {
+		return x.FailIfNotMatchesRegexp
+	}
+	return nil
+}
+
+func (x *RecordRules) GetFailIfNoneMatchesRegexp() []string {
+	if x != nil {
+		return x.FailIfNoneMatchesRegexp
+	}
+	return nil
+}
+
 var File_probe_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1cprobe/config/v1/config.proto\x12\x0fprobe.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x02\n" +
+	"\x1cprobe/config/v1/config.proto\x12\x0fprobe.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x03\n" +
 	"\x06Config\x128\n" +
 	"\tlisteners\x18\x01 \x01(\v2\x1a.probe.config.v1.ListenersR\tlisteners\x12)\n" +
 	"\x04auth\x18\x02 \x01(\v2\x15.probe.config.v1.AuthR\x04auth\x12/\n" +
 	"\x06policy\x18\x03 \x01(\v2\x17.probe.config.v1.PolicyR\x06policy\x12/\n" +
 	"\x06limits\x18\x04 \x01(\v2\x17.probe.config.v1.LimitsR\x06limits\x12,\n" +
 	"\x05drain\x18\x05 \x01(\v2\x16.probe.config.v1.DrainR\x05drain\x12,\n" +
-	"\x05audit\x18\x06 \x01(\v2\x16.probe.config.v1.AuditR\x05audit\"\xef\x02\n" +
+	"\x05audit\x18\x06 \x01(\v2\x16.probe.config.v1.AuditR\x05audit\x12>\n" +
+	"\amodules\x18\a \x03(\v2$.probe.config.v1.Config.ModulesEntryR\amodules\x1aS\n" +
+	"\fModulesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
+	"\x05value\x18\x02 \x01(\v2\x17.probe.config.v1.ModuleR\x05value:\x028\x01\"\xef\x02\n" +
 	"\tListeners\x121\n" +
 	"\x04grpc\x18\x01 \x01(\v2\x1d.probe.config.v1.GrpcListenerR\x04grpc\x121\n" +
 	"\x04http\x18\x02 \x01(\v2\x1d.probe.config.v1.HttpListenerR\x04http\x12.\n" +
@@ -1495,7 +2225,78 @@ const file_probe_config_v1_config_proto_rawDesc = "" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\atimeout\"#\n" +
 	"\x05Audit\x12\x1a\n" +
-	"\x04path\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04pathB%Z#probed/gen/probe/config/v1;configv1b\x06proto3"
+	"\x04path\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04path\"\x9c\x03\n" +
+	"\x06Module\x12\x16\n" +
+	"\x06prober\x18\x01 \x01(\tR\x06prober\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12,\n" +
+	"\x03tcp\x18\x03 \x01(\v2\x1a.probe.config.v1.TcpModuleR\x03tcp\x12,\n" +
+	"\x03dns\x18\x04 \x01(\v2\x1a.probe.config.v1.DnsModuleR\x03dns\x12+\n" +
+	"\x04http\x18\x05 \x01(\v2\x17.google.protobuf.StructR\x04http\x12+\n" +
+	"\x04icmp\x18\x06 \x01(\v2\x17.google.protobuf.StructR\x04icmp\x12+\n" +
+	"\x04grpc\x18\a \x01(\v2\x17.google.protobuf.StructR\x04grpc\x12+\n" +
+	"\x04unix\x18\b \x01(\v2\x17.google.protobuf.StructR\x04unix\x125\n" +
+	"\twebsocket\x18\t \x01(\v2\x17.google.protobuf.StructR\twebsocket\"\xcf\x02\n" +
+	"\tTcpModule\x122\n" +
+	"\x15preferred_ip_protocol\x18\x01 \x01(\tR\x13preferredIpProtocol\x125\n" +
+	"\x14ip_protocol_fallback\x18\x02 \x01(\bH\x00R\x12ipProtocolFallback\x88\x01\x01\x12*\n" +
+	"\x11source_ip_address\x18\x03 \x01(\tR\x0fsourceIpAddress\x12E\n" +
+	"\x0equery_response\x18\x04 \x03(\v2\x1e.probe.config.v1.QueryResponseR\rqueryResponse\x12\x10\n" +
+	"\x03tls\x18\x05 \x01(\bR\x03tls\x129\n" +
+	"\n" +
+	"tls_config\x18\x06 \x01(\v2\x1a.probe.config.v1.ModuleTlsR\ttlsConfigB\x17\n" +
+	"\x15_ip_protocol_fallback\"\xb0\x01\n" +
+	"\rQueryResponse\x12\x16\n" +
+	"\x06expect\x18\x01 \x01(\tR\x06expect\x12!\n" +
+	"\fexpect_bytes\x18\x02 \x01(\fR\vexpectBytes\x124\n" +
+	"\x06labels\x18\x03 \x03(\v2\x1c.probe.config.v1.ExpectLabelR\x06labels\x12\x12\n" +
+	"\x04send\x18\x04 \x01(\fR\x04send\x12\x1a\n" +
+	"\bstarttls\x18\x05 \x01(\bR\bstarttls\"7\n" +
+	"\vExpectLabel\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xac\x02\n" +
+	"\tModuleTls\x12\x0e\n" +
+	"\x02ca\x18\x01 \x01(\tR\x02ca\x12\x12\n" +
+	"\x04cert\x18\x02 \x01(\tR\x04cert\x12\x15\n" +
+	"\x03key\x18\x03 \x01(\tB\x03\x80\x01\x01R\x03key\x12\x17\n" +
+	"\aca_file\x18\x04 \x01(\tR\x06caFile\x12\x1b\n" +
+	"\tcert_file\x18\x05 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x06 \x01(\tR\akeyFile\x12\x1f\n" +
+	"\vserver_name\x18\a \x01(\tR\n" +
+	"serverName\x120\n" +
+	"\x14insecure_skip_verify\x18\b \x01(\bR\x12insecureSkipVerify\x12\x1f\n" +
+	"\vmin_version\x18\t \x01(\tR\n" +
+	"minVersion\x12\x1f\n" +
+	"\vmax_version\x18\n" +
+	" \x01(\tR\n" +
+	"maxVersion\"\x89\x06\n" +
+	"\tDnsModule\x122\n" +
+	"\x15preferred_ip_protocol\x18\x01 \x01(\tR\x13preferredIpProtocol\x125\n" +
+	"\x14ip_protocol_fallback\x18\x02 \x01(\bH\x00R\x12ipProtocolFallback\x88\x01\x01\x12 \n" +
+	"\fdns_over_tls\x18\x03 \x01(\bR\n" +
+	"dnsOverTls\x129\n" +
+	"\n" +
+	"tls_config\x18\x04 \x01(\v2\x1a.probe.config.v1.ModuleTlsR\ttlsConfig\x12*\n" +
+	"\x11source_ip_address\x18\x05 \x01(\tR\x0fsourceIpAddress\x12-\n" +
+	"\x12transport_protocol\x18\x06 \x01(\tR\x11transportProtocol\x12\x1f\n" +
+	"\vquery_class\x18\a \x01(\tR\n" +
+	"queryClass\x12\x1d\n" +
+	"\n" +
+	"query_name\x18\b \x01(\tR\tqueryName\x12\x1d\n" +
+	"\n" +
+	"query_type\x18\t \x01(\tR\tqueryType\x120\n" +
+	"\x11recursion_desired\x18\n" +
+	" \x01(\bH\x01R\x10recursionDesired\x88\x01\x01\x12!\n" +
+	"\fvalid_rcodes\x18\v \x03(\tR\vvalidRcodes\x12L\n" +
+	"\x13validate_answer_rrs\x18\f \x01(\v2\x1c.probe.config.v1.RecordRulesR\x11validateAnswerRrs\x12R\n" +
+	"\x16validate_authority_rrs\x18\r \x01(\v2\x1c.probe.config.v1.RecordRulesR\x14validateAuthorityRrs\x12T\n" +
+	"\x17validate_additional_rrs\x18\x0e \x01(\v2\x1c.probe.config.v1.RecordRulesR\x15validateAdditionalRrsB\x17\n" +
+	"\x15_ip_protocol_fallbackB\x14\n" +
+	"\x12_recursion_desired\"\xf4\x01\n" +
+	"\vRecordRules\x123\n" +
+	"\x16fail_if_matches_regexp\x18\x01 \x03(\tR\x13failIfMatchesRegexp\x126\n" +
+	"\x18fail_if_all_match_regexp\x18\x02 \x03(\tR\x14failIfAllMatchRegexp\x12:\n" +
+	"\x1afail_if_not_matches_regexp\x18\x03 \x03(\tR\x16failIfNotMatchesRegexp\x12<\n" +
+	"\x1bfail_if_none_matches_regexp\x18\x04 \x03(\tR\x17failIfNoneMatchesRegexpB%Z#probed/gen/probe/config/v1;configv1b\x06proto3"
 
 var (
 	file_probe_config_v1_config_proto_rawDescOnce sync.Once
@@ -1509,7 +2310,7 @@ func file_probe_config_v1_config_proto_rawDescGZIP() []byte {
 	return file_probe_config_v1_config_proto_rawDescData
 }
 
-var file_probe_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_probe_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_probe_config_v1_config_proto_goTypes = []any{
 	(*Config)(nil),                // 0: probe.config.v1.Config
 	(*Listeners)(nil),             // 1: probe.config.v1.Listeners
@@ -1528,8 +2329,17 @@ var file_probe_config_v1_config_proto_goTypes = []any{
 	(*Limits)(nil),                // 14: probe.config.v1.Limits
 	(*Drain)(nil),                 // 15: probe.config.v1.Drain
 	(*Audit)(nil),                 // 16: probe.config.v1.Audit
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*Module)(nil),                // 17: probe.config.v1.Module
+	(*TcpModule)(nil),             // 18: probe.config.v1.TcpModule
+	(*QueryResponse)(nil),         // 19: probe.config.v1.QueryResponse
+	(*ExpectLabel)(nil),           // 20: probe.config.v1.ExpectLabel
+	(*ModuleTls)(nil),             // 21: probe.config.v1.ModuleTls
+	(*DnsModule)(nil),             // 22: probe.config.v1.DnsModule
+	(*RecordRules)(nil),           // 23: probe.config.v1.RecordRules
+	nil,                           // 24: probe.config.v1.Config.ModulesEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*structpb.Struct)(nil),       // 27: google.protobuf.Struct
 }
 var file_probe_config_v1_config_proto_depIdxs = []int32{
 	1,  // 0: probe.config.v1.Config.listeners:type_name -> probe.config.v1.Listeners
@@ -1538,31 +2348,48 @@ var file_probe_config_v1_config_proto_depIdxs = []int32{
 	14, // 3: probe.config.v1.Config.limits:type_name -> probe.config.v1.Limits
 	15, // 4: probe.config.v1.Config.drain:type_name -> probe.config.v1.Drain
 	16, // 5: probe.config.v1.Config.audit:type_name -> probe.config.v1.Audit
-	2,  // 6: probe.config.v1.Listeners.grpc:type_name -> probe.config.v1.GrpcListener
-	3,  // 7: probe.config.v1.Listeners.http:type_name -> probe.config.v1.HttpListener
-	4,  // 8: probe.config.v1.Listeners.ops:type_name -> probe.config.v1.OpsListener
-	5,  // 9: probe.config.v1.GrpcListener.tls:type_name -> probe.config.v1.Tls
-	5,  // 10: probe.config.v1.HttpListener.tls:type_name -> probe.config.v1.Tls
-	7,  // 11: probe.config.v1.Auth.certificates:type_name -> probe.config.v1.Certificates
-	8,  // 12: probe.config.v1.Auth.tokens:type_name -> probe.config.v1.Token
-	10, // 13: probe.config.v1.Auth.issuers:type_name -> probe.config.v1.Issuer
-	17, // 14: probe.config.v1.Token.expires:type_name -> google.protobuf.Timestamp
-	8,  // 15: probe.config.v1.Tokens.tokens:type_name -> probe.config.v1.Token
-	12, // 16: probe.config.v1.Policy.roles:type_name -> probe.config.v1.Role
-	13, // 17: probe.config.v1.Role.rules:type_name -> probe.config.v1.Rule
-	18, // 18: probe.config.v1.Limits.dial_timeout:type_name -> google.protobuf.Duration
-	18, // 19: probe.config.v1.Limits.dns_timeout:type_name -> google.protobuf.Duration
-	18, // 20: probe.config.v1.Limits.exchange_timeout:type_name -> google.protobuf.Duration
-	18, // 21: probe.config.v1.Limits.exchange_timeout_max:type_name -> google.protobuf.Duration
-	18, // 22: probe.config.v1.Limits.conversation_idle:type_name -> google.protobuf.Duration
-	18, // 23: probe.config.v1.Limits.handshake_timeout:type_name -> google.protobuf.Duration
-	18, // 24: probe.config.v1.Drain.delay:type_name -> google.protobuf.Duration
-	18, // 25: probe.config.v1.Drain.timeout:type_name -> google.protobuf.Duration
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	24, // 6: probe.config.v1.Config.modules:type_name -> probe.config.v1.Config.ModulesEntry
+	2,  // 7: probe.config.v1.Listeners.grpc:type_name -> probe.config.v1.GrpcListener
+	3,  // 8: probe.config.v1.Listeners.http:type_name -> probe.config.v1.HttpListener
+	4,  // 9: probe.config.v1.Listeners.ops:type_name -> probe.config.v1.OpsListener
+	5,  // 10: probe.config.v1.GrpcListener.tls:type_name -> probe.config.v1.Tls
+	5,  // 11: probe.config.v1.HttpListener.tls:type_name -> probe.config.v1.Tls
+	7,  // 12: probe.config.v1.Auth.certificates:type_name -> probe.config.v1.Certificates
+	8,  // 13: probe.config.v1.Auth.tokens:type_name -> probe.config.v1.Token
+	10, // 14: probe.config.v1.Auth.issuers:type_name -> probe.config.v1.Issuer
+	25, // 15: probe.config.v1.Token.expires:type_name -> google.protobuf.Timestamp
+	8,  // 16: probe.config.v1.Tokens.tokens:type_name -> probe.config.v1.Token
+	12, // 17: probe.config.v1.Policy.roles:type_name -> probe.config.v1.Role
+	13, // 18: probe.config.v1.Role.rules:type_name -> probe.config.v1.Rule
+	26, // 19: probe.config.v1.Limits.dial_timeout:type_name -> google.protobuf.Duration
+	26, // 20: probe.config.v1.Limits.dns_timeout:type_name -> google.protobuf.Duration
+	26, // 21: probe.config.v1.Limits.exchange_timeout:type_name -> google.protobuf.Duration
+	26, // 22: probe.config.v1.Limits.exchange_timeout_max:type_name -> google.protobuf.Duration
+	26, // 23: probe.config.v1.Limits.conversation_idle:type_name -> google.protobuf.Duration
+	26, // 24: probe.config.v1.Limits.handshake_timeout:type_name -> google.protobuf.Duration
+	26, // 25: probe.config.v1.Drain.delay:type_name -> google.protobuf.Duration
+	26, // 26: probe.config.v1.Drain.timeout:type_name -> google.protobuf.Duration
+	26, // 27: probe.config.v1.Module.timeout:type_name -> google.protobuf.Duration
+	18, // 28: probe.config.v1.Module.tcp:type_name -> probe.config.v1.TcpModule
+	22, // 29: probe.config.v1.Module.dns:type_name -> probe.config.v1.DnsModule
+	27, // 30: probe.config.v1.Module.http:type_name -> google.protobuf.Struct
+	27, // 31: probe.config.v1.Module.icmp:type_name -> google.protobuf.Struct
+	27, // 32: probe.config.v1.Module.grpc:type_name -> google.protobuf.Struct
+	27, // 33: probe.config.v1.Module.unix:type_name -> google.protobuf.Struct
+	27, // 34: probe.config.v1.Module.websocket:type_name -> google.protobuf.Struct
+	19, // 35: probe.config.v1.TcpModule.query_response:type_name -> probe.config.v1.QueryResponse
+	21, // 36: probe.config.v1.TcpModule.tls_config:type_name -> probe.config.v1.ModuleTls
+	20, // 37: probe.config.v1.QueryResponse.labels:type_name -> probe.config.v1.ExpectLabel
+	21, // 38: probe.config.v1.DnsModule.tls_config:type_name -> probe.config.v1.ModuleTls
+	23, // 39: probe.config.v1.DnsModule.validate_answer_rrs:type_name -> probe.config.v1.RecordRules
+	23, // 40: probe.config.v1.DnsModule.validate_authority_rrs:type_name -> probe.config.v1.RecordRules
+	23, // 41: probe.config.v1.DnsModule.validate_additional_rrs:type_name -> probe.config.v1.RecordRules
+	17, // 42: probe.config.v1.Config.ModulesEntry.value:type_name -> probe.config.v1.Module
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_probe_config_v1_config_proto_init() }
@@ -1574,13 +2401,15 @@ func file_probe_config_v1_config_proto_init() {
 	file_probe_config_v1_config_proto_msgTypes[3].OneofWrappers = []any{}
 	file_probe_config_v1_config_proto_msgTypes[4].OneofWrappers = []any{}
 	file_probe_config_v1_config_proto_msgTypes[14].OneofWrappers = []any{}
+	file_probe_config_v1_config_proto_msgTypes[18].OneofWrappers = []any{}
+	file_probe_config_v1_config_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_probe_config_v1_config_proto_rawDesc), len(file_probe_config_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
