@@ -14,7 +14,9 @@ import (
 
 // modules reads what Prometheus may ask for.
 func (r *reader) modules(all map[string]*configv1.Module) {
-	r.c.modules = make(blackbox.Modules, len(all))
+	if len(all) > 0 {
+		r.c.modules = make(blackbox.Modules, len(all))
+	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		field := fmt.Sprintf("modules[%q]", name)
 		var files blackbox.TLSFiles

@@ -250,9 +250,9 @@ type families = map[string]*dto.MetricFamily
 func scrape(t *testing.T, address string, p probe) families {
 	t.Helper()
 	query := url.Values{"module": {p.module}, "target": {p.target}}.Encode()
-	response, text := get(t, address, query, http.Header{"X-Prometheus-Scrape-Timeout-Seconds": {"10"}})
-	if response.StatusCode != http.StatusOK {
-		t.Fatalf("%s: %s: %s", address, response.Status, text)
+	code, _, text := get(t, address, query, http.Header{"X-Prometheus-Scrape-Timeout-Seconds": {"10"}})
+	if code != http.StatusOK {
+		t.Fatalf("%s: %d: %s", address, code, text)
 	}
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	read, err := parser.TextToMetricFamilies(strings.NewReader(text))

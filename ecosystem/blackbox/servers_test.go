@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -261,7 +262,7 @@ func (w *world) smtp(t *testing.T) string {
 }
 
 // get asks one of the two.
-func get(t *testing.T, address, query string, header http.Header) (*http.Response, string) {
+func get(t *testing.T, address, query string, header http.Header) (code int, got http.Header, body string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -269,9 +270,7 @@ func get(t *testing.T, address, query string, header http.Header) (*http.Respons
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, values := range header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, header)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Do(r)
 	if err != nil {
@@ -282,5 +281,5 @@ func get(t *testing.T, address, query string, header http.Header) (*http.Respons
 	if err != nil {
 		t.Fatal(err)
 	}
-	return response, string(text)
+	return response.StatusCode, response.Header, string(text)
 }

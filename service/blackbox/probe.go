@@ -53,15 +53,11 @@ type RequestError struct{ text string }
 func (e *RequestError) Error() string { return e.text }
 
 // ModuleError is a module that cannot be used, which is for whoever runs probed to mend.
-type ModuleError struct {
-	name string
-	err  error
-}
+type ModuleError struct{ name, why string }
 
 func (e *ModuleError) Error() string {
-	return fmt.Sprintf("the module %q cannot be used: %v", e.name, e.err)
+	return fmt.Sprintf("the module %q cannot be used: %s", e.name, e.why)
 }
-func (e *ModuleError) Unwrap() error { return e.err }
 
 // Named is the module of a name; a *RequestError when it is none that probed serves, a *ModuleError when it cannot be used.
 func (all Modules) Named(name string) (*Module, error) {
@@ -73,7 +69,7 @@ func (all Modules) Named(name string) (*Module, error) {
 		return nil, &RequestError{fmt.Sprintf("unknown module %q", name)}
 	case !m.Served():
 		return nil, &RequestError{fmt.Sprintf("the module %q has the prober %s, and probed has tcp and dns: let blackbox_exporter do this one", name, m.config.GetProber())}
-	case m.broken != nil:
+	case m.broken != "":
 		return nil, &ModuleError{name, m.broken}
 	}
 	return m, nil

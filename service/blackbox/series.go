@@ -58,20 +58,21 @@ func (s *series) Collect(to chan<- prometheus.Metric) {
 
 // add adds a gauge; labels are names and values in turn. Of two with the same labels the first counts.
 func (s *series) add(name, help string, value float64, labels ...string) {
-	key := name
+	var key strings.Builder
+	key.WriteString(name)
 	var names, values []string
 	for i := 0; i+1 < len(labels); i += 2 {
 		text := strings.ToValidUTF8(labels[i+1], "\uFFFD")
 		names, values = append(names, labels[i]), append(values, text)
-		key += fmt.Sprintf(",%s=%q", labels[i], text)
+		fmt.Fprintf(&key, ",%s=%q", labels[i], text)
 	}
-	if s.seen[key] {
+	if s.seen[key.String()] {
 		return
 	}
 	if s.seen == nil {
 		s.seen = make(map[string]bool)
 	}
-	s.seen[key] = true
+	s.seen[key.String()] = true
 	desc := prometheus.NewDesc(name, help, names, nil)
 	metric, err := prometheus.NewConstMetric(desc, prometheus.GaugeValue, value, values...)
 	if err != nil { // a name of a label that is none, which New has refused
@@ -90,7 +91,8 @@ func (s *series) phases(name, help string, durations map[string]time.Duration) {
 // Gatherer has the series of the result, those of blackbox_exporter with its names, labels, help and types.
 func (r *Result) Gatherer() (prometheus.Gatherer, error) {
 	registry := prometheus.NewPedanticRegistry()
-	return registry, registry.Register(r.series())
+	err := registry.Register(r.series())
+	return registry, err
 }
 
 func (r *Result) series() *series {
