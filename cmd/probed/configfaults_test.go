@@ -31,7 +31,7 @@ func TestConfigFaults(t *testing.T) {
 		{"a key twice", "drain:\n  delay: 5s\n  timeout: 1s\n  delay: 6s\n", []string{`FILE:4:3: drain.delay: the key stands twice; first in line 2`}},
 		{"a key in both spellings", "limits:\n  dialTimeout: 5s\n  dial_timeout: 6s\n", []string{`FILE:3:3: limits.dial_timeout: the key stands twice; first in line 2`}},
 		{"an unknown key", "policy:\n  rolez: []\n", []string{`FILE:2:3: policy.rolez: there is no such key; there are lift, roles`}},
-		{"a key by its number", "1: {}\n", []string{`FILE:1:1: 1: there is no such key; there are listeners, auth, policy, limits, drain, audit`}},
+		{"a key by its number", "1: {}\n", []string{`FILE:1:1: 1: there is no such key; there are listeners, auth, policy, limits, drain, audit, modules`}},
 		{"a key without a value", "listeners:\n  grpc:\n    address:\n", []string{`FILE:3:5: listeners.grpc.address: there is no value; leave the key out or give it one`}},
 		{"an alias", "listeners:\n  grpc: &a {address: ':1'}\n  ops: *a\n", []string{`FILE:3:8: listeners.ops: aliases are not read: write it out`}},
 		{"a mapping for a list", "policy:\n  roles:\n    reader: {}\n", []string{`FILE:3:5: policy.roles: a list is expected here`}},
@@ -190,7 +190,7 @@ policy:
 			`FILE:2:16: drain.delay: must be greater than or equal to 0s and less than or equal to 600s`,
 			`FILE:2:30: drain.timeout: must be greater than or equal to 0s and less than or equal to 3600s`,
 		}},
-		{"a key that drives terminals", `"\e[2J": 1` + "\n", []string{`FILE:1:1: ` + "\ufffd" + `[2J: there is no such key; there are listeners, auth, policy, limits, drain, audit`}},
+		{"a key that drives terminals", `"\e[2J": 1` + "\n", []string{`FILE:1:1: ` + "\ufffd" + `[2J: there is no such key; there are listeners, auth, policy, limits, drain, audit, modules`}},
 	}
 	dirs := configDir(t)
 	for i, test := range tests {
