@@ -5,6 +5,7 @@ go 1.26.0
 replace probed => ../
 
 require (
+	github.com/creack/pty v1.1.24
 	github.com/prometheus/client_model v0.6.3
 	github.com/prometheus/common v0.72.0
 	github.com/yeya24/promlinter v0.3.0

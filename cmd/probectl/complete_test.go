@@ -256,6 +256,9 @@ func TestCompletionScripts(t *testing.T) {
 				strings.Contains(stdout.String(), cobra.ShellCompNoDescRequestCmd) != plain {
 				t.Errorf("%s, plain %v: %d, %d bytes", shell, plain, code, stdout.Len())
 			}
+			if n := strings.Count(stdout.String(), "__probectl_quote "); shell == "bash" && n != 3 {
+				t.Errorf("cobra's script is another one: %d places quote as ours does, want 3", n)
+			}
 		}
 	}
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"errors"
+	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -48,7 +51,7 @@ func newCompletionCommand(*tool) *cobra.Command {
 			root, out := command.Root(), command.OutOrStdout()
 			switch args[0] {
 			case "bash":
-				return root.GenBashCompletionV2(out, !plain)
+				return writeBashScript(root, out, !plain)
 			case "zsh":
 				if plain {
 					return root.GenZshCompletionNoDesc(out)
@@ -68,6 +71,36 @@ func newCompletionCommand(*tool) *cobra.Command {
 	command.Flags().BoolVar(&plain, "no-descriptions", false, "without a word about each candidate")
 	return command
 }
+
+// writeBashScript writes cobra's script, and takes out of it that what is offered is quoted for commas and brackets: bash
+// does not mind them, nobody types them quoted, and so they would never be the beginning of what is offered.
+func writeBashScript(root *cobra.Command, out io.Writer, descriptions bool) error {
+	var script bytes.Buffer
+	if err := root.GenBashCompletionV2(&script, descriptions); err != nil {
+		return err
+	}
+	_, err := io.WriteString(out, bashQuote.Replace(script.String())+bashQuoteFunction)
+	return err
+}
+
+var bashQuote = strings.NewReplacer(
+	`printf -v comp "%q" "${compline%%$tab*}" &>/dev/null || comp=$(printf "%q" "${compline%%$tab*}")`, `__probectl_quote comp "${compline%%$tab*}"`,
+	`COMPREPLY[0]=$(printf "%q" "${COMPREPLY[0]%%$tab*}")`, `__probectl_quote 'COMPREPLY[0]' "${COMPREPLY[0]%%$tab*}"`,
+	`COMPREPLY[0]=$(printf "%q" "${COMPREPLY[0]}")`, `__probectl_quote 'COMPREPLY[0]' "${COMPREPLY[0]}"`,
+)
+
+const bashQuoteFunction = `
+# Quotes $2 into the variable $1, unless commas and brackets are all that is special in it.
+__probectl_quote() {
+    local __plain=${2//[],:[]/} __quoted
+    printf -v __quoted "%q" "$__plain"
+    if [[ $__quoted == "$__plain" ]]; then
+        printf -v "$1" "%s" "$2"
+    else
+        printf -v "$1" "%q" "$2"
+    fi
+}
+`
 
 var (
 	shells   = []string{"bash", "zsh", "fish", "powershell"}
