@@ -241,6 +241,12 @@ func serveOn(t *testing.T, server *grpc.Server) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveAt(t, listener, server)
+}
+
+// serveAt serves a listener.
+func serveAt(t *testing.T, listener net.Listener, server *grpc.Server) string {
+	t.Helper()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	t.Cleanup(func() {

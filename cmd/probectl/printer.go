@@ -166,6 +166,10 @@ func (p *printer) write(out []byte) {
 	if len(out) == 0 || p.err != nil {
 		return
 	}
+	if p.covered > 0 {
+		out = append([]byte("\r"+strings.Repeat(" ", p.covered)+"\r"), out...) // the status comes again if there is more to wait for
+		p.covered = 0
+	}
 	_, p.err = p.out.Write(out)
 	p.openLine = out[len(out)-1] != '\n'
 }

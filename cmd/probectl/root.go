@@ -26,6 +26,7 @@ type tool struct {
 	otherServers   []string // that the configuration file names, when it was asked for one that it does not
 	guarded        *guarded
 	connectTimeout time.Duration
+	retryMaxTime   time.Duration
 	format         format
 	verbose        bool
 
@@ -159,10 +160,12 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	t.kube.bind(root, getenv, t.plugin != "")
 	t.guarded = bindGuarded(root, getenv)
 	flags.DurationVar(&t.connectTimeout, "connect-timeout", 5*time.Second, "how long to wait for the connection to the server;\nwith --kube, where it takes several steps, 10s unless given")
-	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell the id of the request and what kubectl is run for, and log to stderr what runs inside probectl")
+	flags.DurationVar(&t.retryMaxTime, "retry-max-time", 10*time.Second,
+		"how long to go on asking a server that says when to ask again, as its limits do; 0: ask once.\nA probe (connect, exchange, converse) is never asked again")
+	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell each request and its id and what kubectl is run for, and log to stderr what runs inside probectl")
 	bindFormat(root, &t.format)
 	for flag, of := range map[string]completer{
-		"server": t.serverNames, "connect-timeout": durations, "kube": t.kubeServices, "namespace": t.kubeNamespaces, "context": t.kubeContexts,
+		"server": t.serverNames, "connect-timeout": durations, "retry-max-time": durations, "kube": t.kubeServices, "namespace": t.kubeNamespaces, "context": t.kubeContexts,
 		"service-account": t.kubeServiceAccounts,
 	} {
 		completeFlag(root, flag, of)

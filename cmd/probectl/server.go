@@ -234,9 +234,13 @@ func (t *tool) dial(ctx context.Context, to door) (*server, error) {
 	if err != nil {
 		return nil, &usageError{t.chosen.blame(err)}
 	}
+	if t.verbose {
+		options = append(options, grpc.WithStatsHandler(attempts{t.stderr}))
+	}
 	// The name is left to the dialer, whose errors say more than those of a gRPC resolver.
 	conn, err := grpc.NewClient("passthrough:///"+to.address, append(options,
-		grpc.WithDisableRetry(), // a retry would hide that something is wrong
+		grpc.WithDisableRetry(), // a retry would hide that something is wrong; what is asked again is told, see again
+		grpc.WithUnaryInterceptor(t.again),
 		grpc.WithDisableServiceConfig(),
 		// Windows that do not grow: what is received and not yet read stays below this, whatever the network is like.
 		grpc.WithStaticStreamWindowSize(streamWindow),
