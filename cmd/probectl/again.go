@@ -24,16 +24,16 @@ import (
 // begun a call (REFUSED_STREAM, or GOAWAY before it), which then goes to a new connection. It holds for probes too, since
 // none has been made.
 
-// leastWait is what lies between two attempts at least, for each that there has been.
+// leastWait is what lies between two attempts at least, and more each time.
 const leastWait = 100 * time.Millisecond
 
 // again asks a question once more when the server says when, within --retry-max-time.
 func (t *tool) again(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 	begin := time.Now()
-	for attempt := time.Duration(1); ; attempt++ {
+	for least := leastWait; ; least += leastWait {
 		err := invoke(ctx, method, request, reply, conn, options...)
 		wait, told := comeAgain(err)
-		wait = max(wait, attempt*leastWait)
+		wait = max(wait, least)
 		if !told || isProbe(method) || time.Since(begin)+wait > t.retryMaxTime {
 			return err
 		}

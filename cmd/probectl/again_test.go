@@ -38,10 +38,10 @@ func (r *refusing) answer() error {
 }
 
 // serve starts it; what is asked of it is a port, or a probe, whose outcome is a failure.
-func (r *refusing) serve(t *testing.T, options ...grpc.ServerOption) *grpc.Server {
+func (r *refusing) serve(t *testing.T) *grpc.Server {
 	t.Helper()
 	outcome := &probev1.Outcome{Reason: probev1.Reason_REASON_CONNECTION_REFUSED, Phase: probev1.Phase_PHASE_CONNECT, Error: "refused"}
-	server := grpc.NewServer(append(options, grpc.WaitForHandlers(true),
+	server := grpc.NewServer(grpc.WaitForHandlers(true),
 		grpc.UnaryInterceptor(func(_ context.Context, _ any, info *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (any, error) {
 			if err := r.answer(); err != nil {
 				return nil, err
@@ -56,7 +56,7 @@ func (r *refusing) serve(t *testing.T, options ...grpc.ServerOption) *grpc.Serve
 				return err
 			}
 			return stream.SendMsg(&probev1.ExchangeResponse{Event: &probev1.ExchangeResponse_Outcome{Outcome: outcome}})
-		}))...)
+		}))
 	probev1.RegisterNameServiceServer(server, probev1.UnimplementedNameServiceServer{})
 	probev1.RegisterExchangeServiceServer(server, probev1.UnimplementedExchangeServiceServer{})
 	return server

@@ -256,7 +256,7 @@ func connectTable(p *printer, connections []*connection, now time.Time) {
 		p.line("")
 		p.line("%s", c.target.text)
 		for _, line := range lines {
-			p.line("  %s", line)
+			p.told("  ", line)
 		}
 		traceBelow(p, o.GetResolution().GetTrace())
 	}

@@ -98,7 +98,7 @@ func (t *tool) tellConnection(all []*asked[[]*connection], i int) {
 		p.line("")
 		p.line("%s from %s", c.target.text, alike(g.members, len(all)))
 		for _, line := range slices.DeleteFunc(lines, func(line string) bool { return line == "" }) {
-			p.line("  %s", line)
+			p.told("  ", line)
 		}
 		traceBelow(p, outcome.GetResolution().GetTrace())
 	}

@@ -106,7 +106,9 @@ func adviceOn(s *status.Status) string {
 
 // advise tells what to do next, if there is anything.
 func (t *tool) advise(advice string) {
-	t.stderr.lines("", advice)
+	for line := range strings.Lines(advice) {
+		t.stderr.aside("%s", strings.TrimSuffix(line, "\n"))
+	}
 }
 
 // isInternal tells whether probed failed and does not say why.

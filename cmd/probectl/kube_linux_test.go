@@ -68,7 +68,7 @@ func TestNoKubectlIsLeft(t *testing.T) {
 				}
 				p := openTerminal(t)
 				command := p.command(t, test.args...)
-				command.Env = append(os.Environ(), "CLUSTER="+dir)
+				command.Env = append(command.Env, "CLUSTER="+dir)
 				if err := command.Start(); err != nil {
 					t.Fatal(err)
 				}

@@ -2,12 +2,12 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"unicode/utf8"
 
 	"golang.org/x/term"
@@ -15,7 +15,7 @@ import (
 
 // printer is what stands between this program and one of its two outputs. All that is written for people passes it, and
 // nothing of it can drive a terminal: whatever a peer, a name server, a certificate or an error brought along, the only
-// control characters that come out are newline and tab. It does so into a pipe as well, since tables are for people;
+// control characters that come out are newline and tab, and colours that are ours (see paint). It does so into a pipe as well, since tables are for people;
 // what is exact there is [printer.exact].
 //
 // A line is one line, and a cell one cell: a newline within is shown, and does not make another.
@@ -24,6 +24,7 @@ import (
 // close has the error.
 type printer struct {
 	terminal bool // out is one
+	colored  bool // and what is ours may have colours
 
 	mu       sync.Mutex
 	out      io.Writer
@@ -40,7 +41,17 @@ func newPrinter(out io.Writer) *printer {
 
 // line prints one line. The format is the program's, the values are anybody's.
 func (p *printer) line(format string, values ...any) {
-	p.print([]byte(visible(fmt.Sprintf(format, values...)) + "\n"))
+	p.print([]byte(p.marked(visible(fmt.Sprintf(format, values...)), format) + "\n"))
+}
+
+// told prints a line of which the beginning is ours, behind something else.
+func (p *printer) told(before, line string) {
+	p.print([]byte(visible(before) + p.marked(visible(line), line) + "\n"))
+}
+
+// aside prints a line that only helps.
+func (p *printer) aside(format string, values ...any) {
+	p.print([]byte(p.paint(dim, visible(fmt.Sprintf(format, values...))) + "\n"))
 }
 
 // lines prints each line of text behind an indent.
@@ -52,19 +63,36 @@ func (p *printer) lines(indent, text string) {
 
 // table prints rows under a header, "NAME PORT" for columns of these names. An empty cell is a dash.
 func (p *printer) table(header string, rows [][]string) {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, strings.Join(strings.Fields(header), "\t"))
+	columns := strings.Fields(header)
+	type cell struct {
+		text string
+		style
+	}
+	lines := [][]cell{nil}
+	widths := make([]int, len(columns))
+	for i, column := range columns {
+		lines[0] = append(lines[0], cell{column, bold})
+		widths[i] = len(column)
+	}
 	for _, row := range rows {
-		cells := make([]string, len(row))
-		for i, cell := range row {
-			if cells[i] = visible(cell); cell == "" {
-				cells[i] = "-"
+		var cells []cell
+		for i, column := range columns {
+			text := cmp.Or(visible(row[i]), "-")
+			cells = append(cells, cell{text, verdict(column, row[i])})
+			widths[i] = max(widths[i], utf8.RuneCountInString(text))
+		}
+		lines = append(lines, cells)
+	}
+	var b strings.Builder
+	for _, cells := range lines {
+		for i, cell := range cells {
+			b.WriteString(p.paint(cell.style, cell.text))
+			if i < len(cells)-1 {
+				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell.text)+3))
 			}
 		}
-		fmt.Fprintln(w, strings.Join(cells, "\t"))
+		b.WriteByte('\n')
 	}
-	_ = w.Flush() // a strings.Builder does not fail
 	p.print([]byte(b.String()))
 }
 

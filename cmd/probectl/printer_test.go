@@ -126,24 +126,33 @@ func checkPrinted(t *testing.T, data []byte, cut int) {
 	if cut < 0 || cut > len(data) {
 		cut = len(data)
 	}
-	var terminal bytes.Buffer
-	p := newPrinter(&terminal)
-	p.terminal = true
-	p.line("%s and %v", data, errors.New(string(data)))
-	p.table("A B", [][]string{{string(data), "b"}, {"a", string(data)}})
-	if lines := strings.Count(terminal.String(), "\n"); lines != 4 {
-		t.Errorf("a line and a table of three made %d lines:\n%s", lines, terminal.String())
+	shown := func(colored bool) string {
+		var terminal bytes.Buffer
+		p := newPrinter(&terminal)
+		p.terminal, p.colored = true, colored
+		p.line("note: %s and %v", data, errors.New(string(data)))
+		p.told(string(data), string(data))
+		p.aside("%s", data)
+		p.table("A RESULT", [][]string{{string(data), "b"}, {"a", string(data)}})
+		if lines := strings.Count(terminal.String(), "\n"); lines != 6 {
+			t.Errorf("three lines and a table of three made %d lines:\n%s", lines, terminal.String())
+		}
+		p.bytes("| ", data)
+		_, _ = p.Write(data[:cut])
+		_ = p.exact(data[cut:])
+		_ = p.close()
+		return terminal.String()
 	}
-	p.bytes("| ", data)
-	_, _ = p.Write(data[:cut])
-	_ = p.exact(data[cut:])
-	_ = p.close()
-	if r, bad := uncontrolled(terminal.String(), "\n\t"); bad {
+	plain, colored := shown(false), shown(true)
+	if r, bad := uncontrolled(plain, "\n\t"); bad {
 		t.Errorf("%q: %U came out", data, r)
+	}
+	if without := ourColors.Replace(colored); without != plain {
+		t.Errorf("%q: with colours it is %q, and without %q", data, without, plain)
 	}
 
 	var pipe bytes.Buffer
-	p = newPrinter(&pipe)
+	p := newPrinter(&pipe)
 	_ = p.exact(data[:cut])
 	_ = p.exact(data[cut:])
 	_ = p.close()
@@ -151,6 +160,9 @@ func checkPrinted(t *testing.T, data []byte, cut int) {
 		t.Errorf("a pipe got %q for %q", pipe.Bytes(), data)
 	}
 }
+
+// ourColors takes out of a text what a printer adds to it, each with its end.
+var ourColors = strings.NewReplacer("\x1b[1m", "", "\x1b[2m", "", "\x1b[31m", "", "\x1b[32m", "", "\x1b[33m", "", "\x1b[0m", "")
 
 // What is dangerous comes in any mixture, and more of it than a fuzzer gets to in a minute.
 func TestPrinterWithAnything(t *testing.T) {
@@ -177,7 +189,7 @@ func TestPrinterWithAnything(t *testing.T) {
 			return
 		}
 	}
-	promise.TerminalIsSafe.Reached(t, "%d texts, printed in five ways; 0 control bytes but newline and tab", texts)
+	promise.TerminalIsSafe.Reached(t, "%d texts, printed in seven ways, with colours and without; 0 control bytes but newline and tab", texts)
 }
 
 // TestReadingInput: what is to be sent may come in pieces, fail, or be more than one message holds.

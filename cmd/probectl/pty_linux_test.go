@@ -103,10 +103,11 @@ func (p *terminal) await(t *testing.T, pattern string) {
 	}
 }
 
-// command is a probectl with a terminal of its own, to be started.
+// command is a probectl with a terminal of its own, to be started, which has no colours.
 func (p *terminal) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "probectl", args...)
+	command.Env = append(os.Environ(), "NO_COLOR=1")
 	command.Stdin, command.Stdout, command.Stderr = p.end, p.end, p.end
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	return command

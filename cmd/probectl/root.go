@@ -38,6 +38,7 @@ type tool struct {
 // goroutines have ended.
 func run(ctx context.Context, program string, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
 	t := &tool{stdin: stdin, stdout: newPrinter(stdout), stderr: newPrinter(stderr), getenv: getenv, serversPath: serversPath(getenv)}
+	t.color("auto")
 	var completes bool
 	if t.plugin, completes = pluginName(program); completes {
 		args = append([]string{cobra.ShellCompRequestCmd}, args...)
@@ -164,6 +165,8 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 		"how long to go on asking a server that says when to ask again, as its limits do; 0: ask once.\nA probe (connect, exchange, converse) is never asked again")
 	flags.BoolVarP(&t.verbose, "verbose", "v", false, "tell each request and its id and what kubectl is run for, and log to stderr what runs inside probectl")
 	bindFormat(root, &t.format)
+	flags.Var(&when{tool: t}, "color", "`WHEN` to use colours: auto (on a terminal, unless NO_COLOR is set), always or never")
+	completeFlag(root, "color", among("auto\ton a terminal", "always", "never"))
 	for flag, of := range map[string]completer{
 		"server": t.serverNames, "connect-timeout": durations, "retry-max-time": durations, "kube": t.kubeServices, "namespace": t.kubeNamespaces, "context": t.kubeContexts,
 		"service-account": t.kubeServiceAccounts,

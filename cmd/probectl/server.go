@@ -336,7 +336,7 @@ func (t *tool) tellVantage(s *server, header metadata.MD, err error) {
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.Unauthenticated: // which is no answer about a place
 	default:
-		t.stderr.line("as seen from %s (%s)", vantage[0], s.where)
+		t.stderr.aside("as seen from %s (%s)", vantage[0], s.where)
 	}
 }
 

@@ -49,7 +49,7 @@ func (s *story) tell(event *probev1.ExchangeResponse) error {
 // entry prints lines behind a word.
 func (s *story) entry(word string, lines ...string) {
 	for _, line := range lines {
-		s.printer.line("%-9s  %s", word, line)
+		s.printer.told(fmt.Sprintf("%-9s  ", word), line)
 		word = ""
 	}
 }
