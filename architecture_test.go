@@ -126,6 +126,16 @@ var house = map[string]room{
 		never: []string{"flag", "log", "os"},
 	},
 
+	"service/tracing": {
+		ours: []string{"service", "service/exchange", "service/guard", "service/resolve"},
+		others: []string{
+			"github.com/go-logr/logr", // in which OpenTelemetry wants to be given a log
+			"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc", "go.opentelemetry.io/otel", "google.golang.org/grpc",
+		},
+		// net/http is not among them: a collector may be spoken to by HTTP.
+		never: []string{"flag", "log"},
+	},
+
 	// The programs: they may use every room, and whatever the rooms may.
 	"cmd/probed":   {ours: allRooms, others: program, never: []string{"log", "net/http/pprof"}},
 	"cmd/probectl": {ours: allRooms, others: program, never: []string{"log", "net/http/pprof"}},
@@ -156,7 +166,7 @@ var (
 	allRooms = []string{
 		"gen/probe/config/v1", "gen/probe/v1", "service", "service/blackbox", "service/dial", "service/echo", "service/exchange", "service/gateway",
 		"service/guard", "service/metrics", "service/names", "service/policy", "service/resolve",
-		"service/roots", "service/schema",
+		"service/roots", "service/schema", "service/tracing",
 	}
 	program = []string{
 		"go.yaml.in/yaml/v3",
@@ -187,6 +197,8 @@ var exceptions = map[string][]string{
 	"gen/probe/v1": {"google.golang.org/grpc.NewClient"}, // in Register*FromEndpoint, which nobody may call
 	// To the issuers of tokens that the operator names, by a transport whose connections service/dial opens.
 	"cmd/probed": {"net/http.Client", "net/http.Transport"},
+	// To the collector of traces that the operator names, by a transport whose connections service/dial opens.
+	"service/tracing": {"net/http.Client", "net/http.Transport"},
 	// The kernel's routing table is asked for a source address by connecting a datagram socket; nothing is sent.
 	"service/resolve": {
 		"golang.org/x/sys/unix.Connect", "golang.org/x/sys/unix.Socket", "golang.org/x/sys/unix.SYS_CONNECT",

@@ -38,6 +38,8 @@ var begun = map[string]goroutines{
 	"service.hangUpAfter":          {1, nothingToPanic},
 	"service/guard.attempt":        {1, recoversItself},
 	"service/guard.NewAudit":       {1, ofTheProgram},
+	"service/tracing.Close":        {1, nothingToPanic},
+	"service/tracing.ExportSpans":  {1, nothingToPanic},
 	"service/echo.Listen":          {2, ofTheProgram},
 	"service/echo.accept":          {1, ofTheProgram},
 	"cmd/probed.RegisterService":   {1, nothingToPanic},

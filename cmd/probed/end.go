@@ -69,6 +69,7 @@ func (s *server) end(signals <-chan os.Signal) error {
 		s.log.Warn("closing the gateway", "error", err)
 	}
 	s.rules.Load().authenticator.Close()
+	s.tracing.Close(ctx)
 	opsCtx, cancel := context.WithTimeout(ctx, opsPatience)
 	defer cancel()
 	if s.ops.Shutdown(opsCtx) != nil {

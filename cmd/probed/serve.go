@@ -33,6 +33,7 @@ import (
 	"probed/service/policy"
 	"probed/service/resolve"
 	"probed/service/roots"
+	"probed/service/tracing"
 )
 
 const (
@@ -71,7 +72,8 @@ type server struct {
 	rules     atomic.Pointer[rules]
 	grpcTLS   listenerTLS
 	httpTLS   listenerTLS
-	audit     *guard.Audit // nil: no log is kept
+	audit     *guard.Audit     // nil: no log is kept
+	tracing   *tracing.Tracing // nil: nothing is traced
 	service   *service.Service
 	grpc      *grpc.Server
 	health    *health.Server
@@ -134,6 +136,7 @@ func serve(ctx context.Context, o options, stderr, stdout io.Writer, getenv func
 			}
 		}()
 	}
+	defer func() { s.tracing.Close(context.Background()) }()
 	if err := s.assemble(); err != nil {
 		return err
 	}
@@ -199,12 +202,20 @@ func (s *server) assemble() error {
 	})
 	s.countLimits(limiter)
 	s.counts.Ready(s.ready.Load)
-	hooks := s.counts.ServiceHooks()
+	hooks, exchanges := s.counts.ServiceHooks(), s.counts.ExchangeHooks()
+	lookups := resolve.Config{Timeout: s.limits.DNSTimeout}
+	if err := s.openTracing(vantage); err != nil {
+		return err
+	}
+	if s.tracing != nil {
+		s.counts.Exemplars()
+		lookups.Walked, exchanges.Begin = s.tracing.Walked, s.tracing.Part
+	}
 	s.service = service.New(service.Config{
 		Policy:  rules,
 		Limiter: limiter,
 		Audit:   s.audit,
-		Resolve: resolve.Config{Timeout: s.limits.DNSTimeout},
+		Resolve: lookups,
 		Exchange: exchange.Limits{
 			Timeout: s.limits.ExchangeTimeout, MaxTimeout: s.limits.ExchangeTimeoutMax, Idle: s.limits.ConversationIdle,
 			BytesSent: s.limits.SessionBytes, BytesReceived: s.limits.SessionBytes,
@@ -213,13 +224,16 @@ func (s *server) assemble() error {
 		Vantage:        vantage,
 		HostRoots:      roots.Load,
 		Hooks:          hooks,
-		ExchangeHooks:  s.counts.ExchangeHooks(),
+		ExchangeHooks:  exchanges,
 	})
 	calls := service.ChainConfig{
 		Logger: s.calls, Metrics: s.counts.Interceptors(), Vantage: vantage,
 		Authenticator: func() *guard.Authenticator { return s.rules.Load().authenticator },
 		Policy:        rules,
 		Limiter:       limiter, Limited: hooks.Limited, Unauthenticated: s.counts.Unauthenticated,
+	}
+	if s.tracing != nil {
+		calls.Trace = s.tracing.Call
 	}
 	chain, err := service.Chain(calls)
 	if err != nil {
@@ -232,9 +246,11 @@ func (s *server) assemble() error {
 	s.counts.Initialize(s.grpc)
 
 	s.gateway, err = gateway.New(gateway.Config{
-		Conn:            service.Local(chain, s.service.Register),
-		AllowedHosts:    s.options.allowedHosts,
-		Enter:           func(r *http.Request) (context.Context, func(), bool) { return calls.Enter(credentialsOf(r)) },
+		Conn:         service.Local(chain, s.service.Register),
+		AllowedHosts: s.options.allowedHosts,
+		Enter: func(r *http.Request) (context.Context, func(), bool) {
+			return calls.Enter(s.traceContextOf(credentialsOf(r), r))
+		},
 		MaxBody:         2 * int64(s.limits.MessageBytes), // as base64, and room around it
 		ExchangeTimeout: s.limits.ExchangeTimeout, ExchangeTimeoutMax: s.limits.ExchangeTimeoutMax,
 		Modules: func() blackbox.Modules { return s.rules.Load().modules },

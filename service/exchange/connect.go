@@ -226,7 +226,7 @@ func (r *race) try(ctx context.Context, index int, attempt Attempt, admit func()
 	out.attempt.Duration = time.Since(begin)
 	end(PartEnd{Reason: out.attempt.Reason, Local: out.attempt.Local})
 	if err == nil && r.all {
-		r.check(ctx, out.conn, &out.attempt)
+		r.check(ctx, out.conn, &out.attempt, request.Address)
 		out.conn = nil
 	}
 	if hook := r.config.Hooks.Dialled; hook != nil {
@@ -254,13 +254,13 @@ func (r *race) dial(ctx context.Context, request dial.Request, attempt *Attempt)
 }
 
 // check is what an attempt has to go through besides the connection, which it closes.
-func (r *race) check(ctx context.Context, conn net.Conn, attempt *Attempt) {
+func (r *race) check(ctx context.Context, conn net.Conn, attempt *Attempt, address netip.AddrPort) {
 	defer conn.Close()
 	if r.request.Target.Scheme != "tls" {
 		return
 	}
 	attempt.Phase = PhaseTLS
-	ctx, end := r.begin(ctx, Part{Name: "tls", Phase: PhaseTLS, Target: r.request.Target, Step: NoStep})
+	ctx, end := r.begin(ctx, Part{Name: "tls", Phase: PhaseTLS, Target: r.request.Target, Address: address, Step: NoStep})
 	defer func() { end(PartEnd{Reason: attempt.Reason, TLS: attempt.TLS}) }()
 	h := newHandshake(conn, r.request.TLS, "", r.request.Target)
 	err := h.run(ctx, r.config.HandshakeTimeout)

@@ -12,7 +12,7 @@ type Part struct {
 	Name    string
 	Phase   Phase
 	Target  Target
-	Address netip.AddrPort // of "connect"; the zero value: a unix socket
+	Address netip.AddrPort // of "connect" and "tls"; the zero value: a unix socket
 	Step    int            // NoStep: it is of no step
 }
 

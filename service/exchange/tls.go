@@ -320,7 +320,7 @@ func (h *handshake) interrupted(f *failure) *failure {
 
 // startTLS begins TLS on the connection of the session; name is of the step.
 func (s *session) startTLS(name string) (fault *failure) {
-	_, end := s.begin(s.ctx, Part{Name: "tls", Phase: PhaseTLS, Target: s.request.Target, Step: NoStep})
+	_, end := s.begin(s.ctx, Part{Name: "tls", Phase: PhaseTLS, Target: s.request.Target, Address: remoteAddress(s.conn), Step: NoStep})
 	defer func() { end(PartEnd{Reason: fault.why(), TLS: s.outcome.TLS}) }()
 	left := 0
 	for _, piece := range s.pending {

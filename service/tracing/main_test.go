@@ -1,0 +1,10 @@
+package tracing
+
+import (
+	"os"
+	"testing"
+
+	"probed/internal/nettest"
+)
+
+func TestMain(m *testing.M) { os.Exit(nettest.CheckLeaks(nettest.InNamespace(m)).Run()) }
