@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	probev1 "probed/gen/probe/v1"
 	"probed/internal/nettest"
@@ -72,7 +73,7 @@ func newWorld(t *testing.T) *world {
 	})
 	w.grpc = w.GRPC()
 	// One session is there all the time, with a connection to the echo listener.
-	hold := &probev1.ExchangeRequest{Target: "unix://" + w.dir + "/echo", HoldOpen: true}
+	hold := &probev1.ExchangeRequest{Target: "unix://" + w.dir + "/echo", HoldOpen: true, Timeout: durationpb.New(5 * time.Minute)}
 	w.held = w.grpc.Exchange(as(t.Context(), secret), t, hold)
 	if w.held.UntilConnected() == nil {
 		t.Fatalf("a session that is held: %v", w.held.Err)

@@ -205,7 +205,7 @@ func (m *Metrics) gather() ([]*dto.MetricFamily, error) {
 	return m.registry.Gather()
 }
 
-// Initialize makes the series of every RPC of server exist from the first scrape on, so that a rate over them is right from
+// Initialize makes the series of every RPC of probe.v1 exist from the first scrape on, so that a rate over them is right from
 // the first call on. Call it when all services are registered, and before the first scrape.
 func (m *Metrics) Initialize(server *grpc.Server) { m.server = server }
 

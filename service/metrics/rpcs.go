@@ -73,9 +73,13 @@ func (r *rpcs) vecs() []prometheus.Collector {
 	return []prometheus.Collector{r.started, r.handled, r.received, r.sent, r.handling}
 }
 
-// initialize makes the series of every RPC of server.
+// initialize makes the series of every RPC of server that is probed's own. Those that come with gRPC, as health and reflection,
+// have them from their first call on: they would be as many again.
 func (r *rpcs) initialize(server *grpc.Server) {
 	for name, info := range server.GetServiceInfo() {
+		if !strings.HasPrefix(name, "probe.") {
+			continue
+		}
 		for _, method := range info.Methods {
 			r.method("/"+name+"/"+method.Name, method.IsClientStream, method.IsServerStream)
 		}
