@@ -65,6 +65,15 @@ func run(imagePath, patchPath, documentPath string, w io.Writer) error {
 	if err := apply(patch, document); err != nil {
 		return fmt.Errorf("%s: %w", patchPath, err)
 	}
+	for _, methods := range at(document, "paths") {
+		for _, operation := range methods.(object) {
+			for _, response := range at(operation.(object), "responses") {
+				if content, ok := response.(object)["content"].(object); ok {
+					response.(object)["content"] = media(content)
+				}
+			}
+		}
+	}
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", " ")
@@ -73,6 +82,30 @@ func run(imagePath, patchPath, documentPath string, w io.Writer) error {
 
 // object is one of JSON.
 type object = map[string]any
+
+// media are the media types of an answer. Readers take the first one for what is meant where nobody chooses, and bytes without any
+// meaning are not: they come last.
+type media object
+
+// MarshalJSON is for package json.
+func (m media) MarshalJSON() ([]byte, error) {
+	const raw = "application/octet-stream"
+	bytes, ok := m[raw]
+	if !ok || len(m) == 1 {
+		return json.Marshal(object(m))
+	}
+	others := maps.Clone(m)
+	delete(others, raw)
+	before, err := json.Marshal(object(others))
+	if err != nil {
+		return nil, err
+	}
+	last, err := json.Marshal(object{raw: bytes})
+	if err != nil {
+		return nil, err
+	}
+	return append(append(before[:len(before)-1], ','), last[1:]...), nil
+}
 
 // The package of the contract, and the one of the shape of errors. Their names are left out of those of schemas.
 const (
