@@ -98,6 +98,9 @@ func TestOpenAPI(t *testing.T) {
 	}
 	published := 0
 	for path, methods := range document.Paths {
+		if path == probePath {
+			continue // for Prometheus, where there are modules; it is no RPC
+		}
 		published += len(methods)
 		for method := range methods {
 			if _, ok := routes()[strings.ToUpper(method)+" "+path]; !ok {

@@ -27,7 +27,7 @@ func apply(patch, document object) error {
 }
 
 // merge returns the target with the patch in it. Objects and lists are changed in place. What the patch takes away has to be
-// there, and so has the element that it names: else it is of another name by now.
+// there, and so has the element that it names: else it is of another name by now. An element to be added says its name itself.
 func merge(target, patch any, path string) (any, error) {
 	members, ok := patch.(object)
 	if !ok {
@@ -63,6 +63,10 @@ func merge(target, patch any, path string) (any, error) {
 func mergeNamed(list []any, patches object, path string) (any, error) {
 	for _, name := range slices.Sorted(maps.Keys(patches)) {
 		i := slices.IndexFunc(list, func(element any) bool { return element.(object)["name"] == name })
+		if added, ok := patches[name].(object); i < 0 && ok && added["name"] == name {
+			list = append(list, added)
+			continue
+		}
 		if i < 0 {
 			return nil, fmt.Errorf("%s has no element named %s", path, name)
 		}

@@ -15,8 +15,8 @@ func TestApply(t *testing.T) {
 	for _, tt := range []struct{ name, patch, want, problem string }{
 		{
 			"members are merged, replaced and taken away",
-			`{"info": {"title": "y", "version": null, "license": {"name": "z"}}, "paths": {"/a": null, "/b": null}, "tags": {"A": {"description": "a"}, "B": null}}`,
-			`{"info": {"title": "y", "license": {"name": "z"}}, "paths": {}, "tags": [{"name": "A", "description": "a"}]}`, "",
+			`{"info": {"title": "y", "version": null, "license": {"name": "z"}}, "paths": {"/a": null, "/b": null}, "tags": {"A": {"description": "a"}, "B": null, "C": {"name": "C"}}}`,
+			`{"info": {"title": "y", "license": {"name": "z"}}, "paths": {}, "tags": [{"name": "A", "description": "a"}, {"name": "C"}]}`, "",
 		},
 		{
 			"each operation has what all have, and then its own",
