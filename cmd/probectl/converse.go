@@ -44,7 +44,7 @@ func newConverseCommand(t *tool) *cobra.Command {
 		Short: "Talk with the peer: standard input to it, what it says to standard output",
 		Long:  converseHelp,
 		Example: `  probectl converse mail.shop:smtp --crlf
-  probectl converse tls://192.0.2.1:443 --servername example.org
+  probectl converse tls://192.0.2.1:443 --tls-name example.org
   probectl converse tcp://db.shop:9000 < dump > answer
   printf 'PING\r\nQUIT\r\n' | probectl --server probed.shop converse cache.shop:6379
   echo 'hello' | probectl converse udp://192.0.2.1:echo`,

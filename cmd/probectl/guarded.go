@@ -51,7 +51,7 @@ func bindGuarded(root *cobra.Command, getenv func(string) string) *guarded {
 		{&g.ca, "server-ca", "PROBECTL_SERVER_CA", "speak TLS to the server, and trust the authorities in this `FILE`, in PEM, and no others"},
 		{&g.cert, "server-cert", "PROBECTL_SERVER_CERT", "speak TLS to the server, and show it this certificate, a `FILE` in PEM; goes with --server-key"},
 		{&g.key, "server-key", "PROBECTL_SERVER_KEY", "the key of --server-cert, a `FILE` in PEM"},
-		{&g.name, "server-name", "PROBECTL_SERVER_NAME", "speak TLS to the server, whose certificate must be for this `NAME` (else for the host of\n--server, or the Service of --kube)"},
+		{&g.name, "server-name", "PROBECTL_SERVER_NAME", "speak TLS to the server, the probed, whose certificate must be for this `NAME` (else for the host of\n--server, or the Service of --kube)"},
 		{&g.tokenFile, "token-file", "PROBECTL_TOKEN_FILE", "show the server the bearer token in this `FILE`, and not the one in $PROBECTL_TOKEN"},
 	} {
 		flags.StringVar(text.value, text.flag, getenv(text.variable), text.usage+"\n(default: $"+text.variable+")")

@@ -36,7 +36,7 @@ type reach struct {
 }
 
 // tlsFlags are those that say how TLS is to be spoken, and not whether.
-var tlsFlags = [...]string{"servername", "alpn", "tls-min", "cacert", "cert", "key", "insecure"}
+var tlsFlags = [...]string{"tls-name", "servername", "alpn", "tls-min", "cacert", "cert", "key", "insecure"}
 
 // bindReach makes the flags. The command says what its timeout is for.
 func bindReach(t *tool, command *cobra.Command, timeout string) *reach {
@@ -47,7 +47,9 @@ func bindReach(t *tool, command *cobra.Command, timeout string) *reach {
 	r.flags.StringVar(&r.source, "source", "", "connect from this `ADDRESS`, one of the host that asks")
 	r.flags.StringVar(&r.device, "interface", "", "connect through the interface of this `NAME`")
 	r.flags.BoolVar(&r.tls, "tls", false, "speak TLS: tls:// for a target with tcp:// or without a scheme")
-	r.flags.StringVar(&r.serverName, "servername", "", "TLS: the `NAME` that the certificate must be for, sent as SNI (default: the target's host)")
+	r.flags.StringVar(&r.serverName, "tls-name", "", "TLS: the `NAME` that the target's certificate must be for, sent as SNI (default: the target's host)")
+	r.flags.StringVar(&r.serverName, "servername", "", "the same as --tls-name, a `NAME`")
+	_ = r.flags.MarkHidden("servername") // what it was called: too much like --server-name, which is about the probed
 	r.flags.StringSliceVar(&r.alpn, "alpn", nil, "TLS: offer these `PROTOCOLS`, the preferred one first, as h2,http/1.1")
 	r.flags.Var(&r.minVersion, "tls-min", "TLS: accept no `VERSION` below 1.0, 1.1, 1.2 or 1.3 (default 1.2)")
 	r.flags.StringVar(&r.caCert, "cacert", "", "TLS: trust the authorities in this `FILE`, in PEM, and no others")
@@ -58,6 +60,7 @@ func bindReach(t *tool, command *cobra.Command, timeout string) *reach {
 	completeFlag(command, "timeout", durations)
 	completeFlag(command, "source", t.sources)
 	completeFlag(command, "interface", t.interfaces)
+	completeFlag(command, "tls-name", hosts)
 	completeFlag(command, "servername", hosts)
 	completeFlag(command, "alpn", lists(protocols))
 	completeFlag(command, "tls-min", among(tlsVersionNames[:]...))

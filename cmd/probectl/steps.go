@@ -28,7 +28,7 @@ const stepsHelp = `Steps (--step, given as often as needed, carried out in the o
   expect-regex:RE     wait until this regular expression (RE2) matches a line, whose borders
                       are ^ and $, or else all that has come
   expect-data:BASE64  wait until these bytes have come
-  start-tls           go on with TLS, whose certificate is for the host, or --servername
+  start-tls           go on with TLS, whose certificate is for the host, or --tls-name
   start-tls:NAME      the same, for this name
   half-close          close the sending side, so that the peer reads end of file
   receive             receive until the peer closes
