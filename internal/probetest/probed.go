@@ -51,6 +51,7 @@ type Options struct {
 // Probed is one that runs.
 type Probed struct {
 	GRPCAddress, HTTPAddress, OpsAddress string
+	EchoAddress                          string // without its scheme, of the last --echo; empty: there is none
 	PID                                  int
 
 	t       testing.TB
@@ -118,6 +119,8 @@ func Start(t testing.TB, o Options) *Probed {
 				p.HTTPAddress = address
 			case "ops":
 				p.OpsAddress = address
+			case "echo":
+				_, p.EchoAddress, _ = strings.Cut(address, "://")
 			}
 		}
 		return true
