@@ -132,12 +132,21 @@ type probe struct {
 	differs        string // why the answer of blackbox_exporter is another; its values are then not compared
 }
 
-func TestSameSeries(t *testing.T) {
+func TestBesideExporter(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, modules)
+	t.Run("refusals", func(t *testing.T) {
+		for _, query := range []string{"module=tcp", "module=tcp&target=", "module=nosuch&target=a:1", "target=a:1"} {
+			ours, _, text := get(t, w.probed.HTTPAddress, query, nil)
+			theirs, _, _ := get(t, fmt.Sprintf("127.0.0.1:%d", exporterPort), query, nil)
+			if ours != theirs || ours != http.StatusBadRequest || text == "" {
+				t.Errorf("%s: %d %q, blackbox_exporter %d", query, ours, text, theirs)
+			}
+		}
+	})
 	open := nettest.TCP(t, nettest.Silent)
 	open6 := nettest.TCP6(t, nettest.Silent)
-	closes := nettest.TCP(t, nettest.CloseAtOnce).String()
+	closes := nettest.TCP(t, nettest.HalfCloseThenRead(nil)).String()
 	says := func(text string, stays bool) string {
 		return nettest.TCP(t, func(c net.Conn) {
 			_, _ = io.WriteString(c, text)
@@ -146,7 +155,7 @@ func TestSameSeries(t *testing.T) {
 			}
 		}).String()
 	}
-	resets := nettest.TCP(t, nettest.Reset(0)).String()
+	resets := nettest.TCP(t, nettest.Reset(int64(len("PING\r\n")))).String()
 	refused, dropped := nettest.Refused(t).String(), nettest.Backlog(t).String()
 	silentDNS := nettest.UDP(t, nettest.SilentPacket).String()
 	smtp := w.smtp(t)
@@ -179,7 +188,7 @@ func TestSameSeries(t *testing.T) {
 		{module: "ssh_short", target: says("220 not ssh\r\n", true), reason: "EXPECT_FAILED", phase: "RECEIVE"},
 		{module: "ssh_short", target: open.String(), reason: "RECEIVE_TIMEOUT", phase: "RECEIVE"},
 		{module: "ssh", target: closes, reason: "PEER_CLOSED_EARLY", phase: "RECEIVE"},
-		{module: "ssh", target: resets, reason: "CONNECTION_RESET", phase: "RECEIVE"},
+		{module: "redis", target: resets, reason: "CONNECTION_RESET", phase: "RECEIVE"},
 		{module: "redis", target: port("127.0.0.1", redisPort)},
 		{module: "ssh", target: says(strings.Repeat("filler\r\n", 9000)+"SSH-2.0-far\r\n", true), reason: "EXPECT_FAILED", phase: "RECEIVE", differs: "64 KiB are looked at"},
 		{module: "smtp", target: smtp},

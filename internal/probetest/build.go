@@ -17,6 +17,12 @@ var built [2]struct {
 	err  error
 }
 
+// Binary is the path of a probed of this tree, for tests of what it prints.
+func Binary(t testing.TB) string {
+	t.Helper()
+	return build(t, false)
+}
+
 // build returns a probed of this tree. The go command keeps what it has compiled, so that it takes a moment but once.
 func build(t testing.TB, race bool) string {
 	t.Helper()

@@ -128,7 +128,11 @@ func (m *Module) Probe(ctx context.Context, client Client, request Request) (*Re
 // connect is a probe by TCP.
 func (r *Result) connect(ctx context.Context, client Client, target, hostname string) error {
 	if _, _, err := net.SplitHostPort(target); err != nil {
-		return &RequestError{fmt.Sprintf("the target %q is not HOST:PORT: %v", target, errors.Unwrap(err))}
+		why := err.Error()
+		if e, ok := errors.AsType[*net.AddrError](err); ok {
+			why = e.Err
+		}
+		return &RequestError{fmt.Sprintf("the target %q is not HOST:PORT: %s", target, why)}
 	}
 	scheme, options := "tcp", r.module.tls
 	if r.module.secured {
