@@ -339,6 +339,7 @@ func (w *world) holdValue(t *testing.T, schema string, text []byte) {
 // Errors are of the statuses that stand in the document, and of one shape.
 func (w *world) errors(t *testing.T) {
 	t.Parallel()
+	met := 0
 	for _, tt := range []struct {
 		method, path, body string
 		header             []string
@@ -354,7 +355,7 @@ func (w *world) errors(t *testing.T) {
 		{"GET", "/v1/addrinfo?host=127.0.0.1&family=AF_PACKET", "", nil, 400, "EAI_FAMILY"},
 		{"GET", "/v1/ports/22", "", []string{"Authorization", ""}, 401, "ERROR_REASON_UNAUTHENTICATED"},
 		{"POST", "/v1/exchange", `{"target": "127.0.0.1:9"}`, []string{"Authorization", "Bearer stranger"}, 401, "ERROR_REASON_UNAUTHENTICATED"},
-		{"POST", "/v1/connect", `{"target": "169.254.169.254:80"}`, nil, 403, "ERROR_REASON_POLICY_DENIED"},
+		{"POST", "/v1/connect", `{"target": "tcp://169.254.169.254:80"}`, nil, 403, "ERROR_REASON_POLICY_DENIED"},
 		{"GET", "/v1/hostname", "", []string{"Sec-Fetch-Site", "cross-site"}, 403, "ERROR_REASON_HTTP_REQUEST"},
 		{"GET", "/v1/services/nosuch", "", nil, 404, "ERROR_REASON_SERVICE_NOT_FOUND"},
 		{"GET", "/v1/protocols/nosuch", "", nil, 404, "ERROR_REASON_PROTOCOL_NOT_FOUND"},
@@ -374,7 +375,55 @@ func (w *world) errors(t *testing.T) {
 			t.Errorf("%s %s: %s %s, want %d %s", tt.method, tt.path, response.Status, text, tt.status, tt.reason)
 		}
 		w.hold(t, response, tt.body, text)
+		if w.alike(t, response, text) {
+			met++
+		}
 	}
+	if met != 7 {
+		t.Errorf("%d of these are examples of the document, want 7", met)
+	}
+}
+
+// alike holds an error to the example that says the same, if there is one: it has details of the same types.
+func (w *world) alike(t *testing.T, response answer, text []byte) (met bool) {
+	t.Helper()
+	parse := func(text []byte) (message string, types []string) {
+		var said struct {
+			Message string
+			Details []struct {
+				Type string `json:"@type"`
+			}
+		}
+		_ = json.Unmarshal(text, &said) // that of Prometheus is text
+		for _, detail := range said.Details {
+			types = append(types, detail.Type)
+		}
+		return said.Message, types
+	}
+	route, _, err := w.router.FindRoute(response.Request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := route.Operation.Responses.Status(response.StatusCode).Value.Content.Get("application/json")
+	if content == nil {
+		return false
+	}
+	message, types := parse(text)
+	for name, example := range content.Examples {
+		told, err := json.Marshal(example.Value.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same, want := parse(told)
+		if same != message {
+			continue
+		}
+		met = true
+		if !slices.Equal(types, want) {
+			t.Errorf("%s has details %v, and the example %s %v", response.Request.URL, types, name, want)
+		}
+	}
+	return met
 }
 
 // Each format of an exchange is as it is told, and the trailers are there.
