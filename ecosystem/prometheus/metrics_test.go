@@ -31,7 +31,7 @@ func TestProbed(t *testing.T) {
 	w := newWorld(t)
 	check(t, w.text(t))
 	servers := []*server{
-		startServer(t, "classic", w.OpsAddress),
+		startServer(t, "classic", w.OpsAddress, "exemplar-storage"),
 		startServer(t, "native", w.OpsAddress, "native-histograms", "exemplar-storage"),
 	}
 	for _, s := range servers {
@@ -42,6 +42,8 @@ func TestProbed(t *testing.T) {
 		s.rules(t)
 	}
 	histograms(t, servers[0], servers[1])
+	servers[0].exemplars(t, w.traces, "_bucket")
+	servers[1].exemplars(t, w.traces, "")
 	limits(t, w, servers[0])
 	text := w.text(t)
 	w.held.Close()
@@ -164,9 +166,10 @@ func limits(t *testing.T, w *world, s *server) {
 		`time() - probed_config_last_reload_success_timestamp_seconds < bool 600`: 1,
 		`max_over_time(probed_limit_used{limit="connections"}[10m]) > bool 0`:     1,
 	} {
-		if got := s.query(t, expr); len(got) != 1 || got[0].Value.float() != want {
-			t.Errorf("%s is %v, want %v", expr, got, want)
-		}
+		s.eventually(t, fmt.Sprintf("%s is %v", expr, want), func() bool {
+			got := s.query(t, expr)
+			return len(got) == 1 && got[0].Value.float() == want
+		})
 	}
 }
 

@@ -53,6 +53,7 @@ type world struct {
 	dir     string
 	grpc    *probetest.GRPCCaller
 	held    *probetest.Session
+	traces  *collector
 	silent  string
 	replies string
 	refused string
@@ -65,10 +66,12 @@ func newWorld(t *testing.T) *world {
 	w.silent = nettest.TCP(t, nettest.Silent).String()
 	w.replies = nettest.TCP(t, nettest.Reply([]byte("hello"))).String()
 	w.refused = nettest.Refused(t).String()
+	w.traces = newCollector(t)
 	w.certificate(t)
 	w.tokens(t, "")
 	w.Probed = probetest.Start(t, probetest.Options{
 		Config: fmt.Sprintf(policy, w.dir, mostSessions), Args: []string{"--echo=unix://" + w.dir + "/echo"},
+		Env:  []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + w.traces.URL, "OTEL_BSP_SCHEDULE_DELAY=200"},
 		Dies: true, // what a reload has put out of force is kept for those who still use it, longer than this test
 	})
 	w.grpc = w.GRPC()
