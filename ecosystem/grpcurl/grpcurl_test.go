@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"probed/ecosystem/transcript"
 	"probed/internal/probetest"
 )
 
@@ -40,23 +41,23 @@ func TestPage(t *testing.T) {
 		config  string
 		session *session
 	)
-	for _, b := range blocks(string(text)) {
-		switch b.kind {
+	for _, b := range transcript.Blocks(string(text)) {
+		switch b.Kind {
 		case "yaml":
-			config = b.text
+			config = b.Text
 		case "sh":
-			session = start(t, tool, strings.Fields(b.text), config)
+			session = start(t, tool, strings.Fields(b.Text), config)
 		case "console":
-			for _, c := range commands(b) {
+			for _, c := range b.Commands() {
 				ran++
-				printed := session.run(t, c.text)
-				if matches(c.printed, printed) {
+				printed := session.run(t, c.Text)
+				if transcript.Matches(c.Printed, printed) {
 					continue
 				}
-				t.Errorf("%s:%d: %sprinted\n%s\nand on the page stands\n%s", page, c.line, c.text, printed, c.printed)
-				if *update && !strings.Contains(c.printed, leftOut) {
-					prompt := "$ " + strings.ReplaceAll(strings.TrimSuffix(c.text, "\n"), "\n", "\n> ") + "\n"
-					shown = strings.Replace(shown, prompt+c.printed, prompt+printed, 1)
+				t.Errorf("%s:%d: %sprinted\n%s\nand on the page stands\n%s", page, c.Line, c.Text, printed, c.Printed)
+				if *update && !strings.Contains(c.Printed, transcript.LeftOut) {
+					prompt := "$ " + strings.ReplaceAll(strings.TrimSuffix(c.Text, "\n"), "\n", "\n> ") + "\n"
+					shown = strings.Replace(shown, prompt+c.Printed, prompt+printed, 1)
 				}
 			}
 		}

@@ -1,4 +1,4 @@
-package grpcurl
+package transcript
 
 import (
 	"slices"
@@ -33,7 +33,7 @@ func TestMatches(t *testing.T) {
 }
 `
 	for _, same := range []string{printed, page, "{\n  …\n}\n", "…\n", "{\n  \"outcome\": {\n…\n    \"bytesSent\": \"5\",\n    …\n  }\n}\n"} {
-		if !matches(same, printed) {
+		if !Matches(same, printed) {
 			t.Errorf("it is not taken for the same:\n%s", same)
 		}
 	}
@@ -42,7 +42,7 @@ func TestMatches(t *testing.T) {
 		"{\n  \"outcome\": {\n    \"ok\": …\n  }\n}\n", "{\n  …\n    \"local\": \"127.0.0.2:1\",\n  …\n}\n", "{\n  …\n    \"duration\": \"2\",\n  …\n}\n",
 		"{\n  …\n    \"requestId\": \"0123\",\n  …\n}\n", "{\n  …\n    \"callsStarted\": \"\"\n  …\n}\n",
 	} {
-		if matches(other, printed) {
+		if Matches(other, printed) {
 			t.Errorf("it is taken for the same:\n%s", other)
 		}
 	}
@@ -50,12 +50,12 @@ func TestMatches(t *testing.T) {
 
 func TestCommands(t *testing.T) {
 	t.Parallel()
-	all := blocks("a\n```sh\nprobed\n```\n\n```console\n$ one \\\n>   more\n{\n}\n$ two\n$ three <<EOF\n> x\n> EOF\n> printed\n```\n")
-	if len(all) != 2 || all[0] != (block{3, "sh", "probed\n"}) || all[1].kind != "console" {
+	all := Blocks("a\n```sh\nprobed\n```\n\n```console\n$ one \\\n>   more\n{\n}\n$ two\n$ three <<EOF\n> x\n> EOF\n> printed\n```\n")
+	if len(all) != 2 || all[0] != (Block{3, "sh", "probed\n"}) || all[1].Kind != "console" {
 		t.Fatalf("%+v", all)
 	}
-	want := []command{{7, "one \\\n  more\n", "{\n}\n"}, {11, "two\n", ""}, {12, "three <<EOF\nx\nEOF\nprinted\n", ""}}
-	if got := commands(all[1]); !slices.Equal(got, want) {
+	want := []Command{{7, "one \\\n  more\n", "{\n}\n"}, {11, "two\n", ""}, {12, "three <<EOF\nx\nEOF\nprinted\n", ""}}
+	if got := all[1].Commands(); !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }

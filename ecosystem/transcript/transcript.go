@@ -1,28 +1,27 @@
-// Package grpcurl holds docs/grpcurl.md to what grpcurl prints. Each command of the page is run as it stands there, but for the
-// addresses, and has to print what stands below it.
-package grpcurl
+// Package transcript reads the commands that a page of Markdown shows, and tells whether one has printed what stands below it.
+package transcript
 
 import (
 	"regexp"
 	"strings"
 )
 
-// command is one of the page, and what it prints there.
-type command struct {
-	line    int    // where it begins
-	text    string // for a shell
-	printed string
+// Command is one of a page, and what it prints there.
+type Command struct {
+	Line    int    // where it begins, from 1
+	Text    string // for a shell
+	Printed string
 }
 
-// block is a fenced one of a page of Markdown.
-type block struct {
-	line int // the first in it
-	kind string
-	text string
+// Block is a fenced one of a page.
+type Block struct {
+	Line int    // the first in it, from 1
+	Kind string // what stands behind the fence, as "console"
+	Text string
 }
 
-// blocks are those of a page, in order.
-func blocks(page string) (all []block) {
+// Blocks are those of a page, in order.
+func Blocks(page string) (all []Block) {
 	open := false
 	number := 0
 	for line := range strings.Lines(page) {
@@ -30,32 +29,32 @@ func blocks(page string) (all []block) {
 		kind, fence := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "```")
 		switch {
 		case fence && !open:
-			all = append(all, block{line: number + 1, kind: kind})
+			all = append(all, Block{Line: number + 1, Kind: kind})
 			open = true
 		case fence:
 			open = false
 		case open:
-			all[len(all)-1].text += line
+			all[len(all)-1].Text += line
 		}
 	}
 	return all
 }
 
-// commands are those of a block of the kind console: a line that begins with $ is a command, and those with > behind it belong
+// Commands are those of a block of the kind console: a line that begins with $ is a command, and those with > behind it belong
 // to it; the others are what it prints.
-func commands(b block) (all []command) {
-	number := b.line - 1
-	for line := range strings.Lines(b.text) {
+func (b Block) Commands() (all []Command) {
+	number := b.Line - 1
+	for line := range strings.Lines(b.Text) {
 		number++
 		first, isFirst := strings.CutPrefix(line, "$ ")
 		more, isMore := strings.CutPrefix(line, "> ")
 		switch {
 		case isFirst:
-			all = append(all, command{line: number, text: first})
-		case isMore && all[len(all)-1].printed == "":
-			all[len(all)-1].text += more
+			all = append(all, Command{Line: number, Text: first})
+		case isMore && all[len(all)-1].Printed == "":
+			all[len(all)-1].Text += more
 		default:
-			all[len(all)-1].printed += line
+			all[len(all)-1].Printed += line
 		}
 	}
 	return all
@@ -82,15 +81,15 @@ func plain(text string) string {
 	return text
 }
 
-// leftOut stands, alone on a line, for any lines.
-const leftOut = "…"
+// LeftOut stands, alone on a line, for any lines.
+const LeftOut = "…"
 
-// matches tells whether a command has printed what stands on the page.
-func matches(page, printed string) bool {
+// Matches tells whether a command has printed what stands on the page.
+func Matches(page, printed string) bool {
 	var pattern strings.Builder
 	pattern.WriteString(`^`)
 	for line := range strings.Lines(plain(page)) {
-		if strings.TrimSpace(line) == leftOut {
+		if strings.TrimSpace(line) == LeftOut {
 			pattern.WriteString(`(?:.*\n)*?`)
 			continue
 		}
