@@ -29,7 +29,11 @@ var update = flag.Bool("update", false, "write the table of metrics in docs/obse
 func TestProbed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	check(t, w.text(t))
+	fresh := w.text(t)
+	check(t, fresh)
+	if n := len(samples(fresh)); n > 600 {
+		t.Errorf("%d series at first", n)
+	}
 	servers := []*server{
 		startServer(t, "classic", w.OpsAddress, "exemplar-storage"),
 		startServer(t, "native", w.OpsAddress, "native-histograms", "exemplar-storage"),
@@ -45,6 +49,11 @@ func TestProbed(t *testing.T) {
 	servers[0].exemplars(t, w.traces, "_bucket")
 	servers[1].exemplars(t, w.traces, "")
 	limits(t, w, servers[0])
+	for _, expr := range asked(t) {
+		if found := servers[0].query(t, expr); len(found) == 0 {
+			t.Errorf("nothing is found by %s", expr)
+		}
+	}
 	text := w.text(t)
 	w.held.Close()
 	w.held.Rest()
@@ -58,6 +67,32 @@ func TestProbed(t *testing.T) {
 func (w *world) text(t *testing.T) []byte {
 	t.Helper()
 	return []byte(strings.Join(w.Metrics(), "\n") + "\n")
+}
+
+// samples are the lines that have one.
+func samples(text []byte) (lines []string) {
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// asked are the queries of docs/observability.md.
+func asked(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/observability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```promql\n")
+	block, _, _ := strings.Cut(rest, "```")
+	queries := samples([]byte(block))
+	if len(queries) < 3 {
+		t.Errorf("the documentation has the queries %q", queries)
+	}
+	return queries
 }
 
 // check lints a scrape.

@@ -32,6 +32,30 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// The rules that the documentation shows are rules.
+func TestRulesOfDocs(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/blackbox.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(- alert: .*?)```").FindAllSubmatch(text, -1)
+	if len(blocks) == 0 {
+		t.Fatal("docs/blackbox.md has no rules")
+	}
+	rules := []byte("groups:\n- name: docs\n  rules:\n")
+	for _, block := range blocks {
+		rules = append(rules, "  "+strings.ReplaceAll(strings.TrimSpace(string(block[1])), "\n", "\n  ")+"\n"...)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "docs.yaml"), rules, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := promtool(dir, "check", "rules", "docs.yaml"); err != nil {
+		t.Errorf("%v\n%s\n%s", err, out, rules)
+	}
+}
+
 // Alerts that never fire, and such that always do, are all found by their tests.
 func TestRulesCanFail(t *testing.T) {
 	t.Parallel()
