@@ -24,9 +24,9 @@ func loggingLink(logger *slog.Logger) Interceptors {
 		r := requestOf(ctx)
 		attributes := append(who(ctx),
 			slog.String("method", strings.TrimPrefix(fullMethod, "/")),
-			slog.String("via", r.Via),
 			slog.String("code", codeName(err)),
 			slog.String("reason", r.Reason(err)),
+			slog.String("via", r.Via),
 			slog.Float64("duration_seconds", time.Since(begin).Seconds()), // a unit that those who read logs need not be told
 		)
 		if err != nil {
