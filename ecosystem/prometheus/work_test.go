@@ -163,6 +163,16 @@ func (w *world) work(t *testing.T) {
 		session.Close()
 		session.Rest()
 	}
+	w.await(t, "sessions whose caller has gone end", func() bool { return w.Metric(`probed_limit_used{limit="sessions"}`) == 1 })
+}
+
+func (w *world) await(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !is(); <-time.After(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v until %s", patience, what)
+		}
+	}
 }
 
 // reload makes probed read its files again, with a fault in one or without.
@@ -175,9 +185,5 @@ func (w *world) reload(t *testing.T, faulty bool) {
 	w.tokens(t, more)
 	before := w.Metric(`probed_config_reloads_total{result="` + result + `"`)
 	w.Signal(syscall.SIGHUP)
-	for deadline := time.Now().Add(patience); w.Metric(`probed_config_reloads_total{result="`+result+`"`) == before; <-time.After(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the configuration is not read again")
-		}
-	}
+	w.await(t, "the configuration is read again", func() bool { return w.Metric(`probed_config_reloads_total{result="`+result+`"`) > before })
 }
