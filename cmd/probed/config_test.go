@@ -258,6 +258,9 @@ func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{
 		string(example), "", "---\n", "a: b\n---\nc: d", "limits: {sessions: 1e3, session_bytes: 0x10}", "policy: &a\n  roles: *a", "drain:\r\n  delay: 5s\r\n",
 		"? [a]\n: b", "policy: {roles: [{rules: [{ports: [443, 80-90], verbs: [connect]}]}]}", "limits: {dial_timeout: {seconds: 1}}", "<<: {audit: {path: -}}",
+		"modules:\n  a: &a {prober: tcp, tcp: {query_response: [{expect: \"^a(b)\", send: \"$1 ${1}\", labels: [{name: x, value: $1}]}]}}\n  b: {<<: *a, timeout: 5s}\n  c: *a",
+		"modules: {a: {prober: dns, dns: {query_name: a, query_type: A, valid_rcodes: [NOERROR], validate_answer_rrs: {fail_if_matches_regexp: [a]}}}, h: {prober: http, http: {x: [1]}}}",
+		"modules: {a: &a {b: *a}}",
 		"auth: {tokens: [{expires: 2027-01-01}]}", "audit: !!binary aGk=", "listeners: {grpc: {address: ~}}", "\"\\x85\": 1", "a: |\n  b\n\u2028c",
 	} {
 		f.Add([]byte(seed))
@@ -275,6 +278,7 @@ func FuzzConfig(f *testing.F) {
 		}
 		// What the schema admits, the code that converts reports or takes, and the code that defaults holds to.
 		r := &reader{document: d, now: now}
+		r.modules(message.GetModules())
 		if message.GetPolicy() != nil {
 			r.policy(message.GetPolicy())
 		}

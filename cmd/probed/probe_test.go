@@ -154,21 +154,46 @@ func TestProbeLimits(t *testing.T) {
 	}
 }
 
+// Aliases and merge keys stand for what they do elsewhere.
+func TestAliasesOfModules(t *testing.T) {
+	t.Parallel()
+	c, err := readText(t, t.TempDir(), `
+modules:
+  a: &a
+    prober: tcp
+    timeout: 5s
+    tcp: &tls {tls: true}
+  b: {<<: *a, timeout: 6s}
+  c: *a
+  d: {prober: tcp, tcp: {<<: [*tls, {tls: false, preferred_ip_protocol: ip4}]}}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]time.Duration{"a": 5 * time.Second, "b": 6 * time.Second, "c": 5 * time.Second, "d": 119500 * time.Millisecond} {
+		if got, err := c.modules[name].Timeout("", 0); err != nil || got != want {
+			t.Errorf("%s: %v, %v, want %v", name, got, err, want)
+		}
+	}
+}
+
 // What is wrong with modules is told at its place, and of what may be there is no word.
 func TestConfigOfModules(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for text, want := range map[string]string{
 		"a: {prober: tcp}": "",
-		"a: {prober: http, http: {whatever: [1, {b: c}]}}": "",
-		"a: {prober: tcp, timeout: 1d}":                    `:2:29: modules["a"].timeout: it is a duration`,
-		"a: {prober: ftp}":                                 `:2:15: modules["a"].prober: it is one of dns, grpc, http, icmp, tcp, unix, websocket`,
-		"a: {}":                                            `modules["a"].prober: it is one of`,
-		"a:":                                               `modules["a"].prober: it is one of`,
-		"a: []":                                            `modules["a"]: keys are expected here`,
-		"a: {prober: tcp, tpc: {}}":                        `modules["a"].tpc: there is no such key`,
-		"a: {prober: tcp}\n  a: {prober: tcp}":             `:3:3: modules["a"]: it stands in`,
-		"a.b: {prober: dns}":                               `modules["a.b"].dns.query_name: it is required`,
+		"a: {prober: http, http: {whatever: [1, {b: c}]}}":                                                "",
+		"a: &a {prober: tcp, timeout: 5s}\n  b: *a\n  c: {<<: *a, timeout: 6s}\n  d: {<<: [*a], tcp: {}}": "",
+		"a: &a {prober: tcp, x: *a}":                                                                      "its aliases stand for more than 100000 values",
+		"a: {prober: tcp, timeout: 1d}":                                                                   `:2:29: modules["a"].timeout: it is a duration`,
+		"a: {prober: ftp}":                                                                                `:2:15: modules["a"].prober: it is one of dns, grpc, http, icmp, tcp, unix, websocket`,
+		"a: {}":                                                                                           `modules["a"].prober: it is one of`,
+		"a:":                                                                                              `modules["a"].prober: it is one of`,
+		"a: []":                                                                                           `modules["a"]: keys are expected here`,
+		"a: {prober: tcp, tpc: {}}":                                                                       `modules["a"].tpc: there is no such key`,
+		"a: {prober: tcp}\n  a: {prober: tcp}":                                                            `:3:3: modules["a"]: it stands in`,
+		"a.b: {prober: dns}":                                                                              `modules["a.b"].dns.query_name: it is required`,
 		"a: {prober: dns, dns: {query_name: a, query_type: X}}":                                        `:2:53: modules["a"].dns.query_type: there is no type "X"`,
 		"a: {prober: dns, dns: {query_name: a, query_class: X, valid_rcodes: [Y]}}":                    `modules["a"].dns.valid_rcodes[0]: there is no code "Y"`,
 		"a: {prober: dns, dns: {query_name: a, dns_over_tls: true}}":                                   `it goes with transport_protocol tcp`,

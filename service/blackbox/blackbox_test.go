@@ -186,6 +186,9 @@ func TestErrors(t *testing.T) {
 	}{
 		"a connection denied": {&configv1.Module{Prober: "tcp"}, service{err: denied}, "a:1", func(err error) bool { return errors.Is(err, denied) }},
 		"an exchange denied":  {send, service{err: denied}, "a:1", func(err error) bool { return errors.Is(err, denied) }},
+		"probed ends":         {&configv1.Module{Prober: "tcp"}, ended(probev1.Reason_REASON_DRAINED), "a:1", isStatus(codes.Unavailable)},
+		"probed fails":        {send, ended(probev1.Reason_REASON_INTERNAL), "a:1", isStatus(codes.Internal)},
+		"nobody waits":        {send, ended(probev1.Reason_REASON_CANCELLED), "a:1", isStatus(codes.Canceled)},
 		"no outcome":          {send, service{}, "a:1", func(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) }},
 		"no target":           {send, service{}, "", isRequestError},
 		"no port":             {send, service{}, "a", isRequestError},
@@ -194,6 +197,12 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, r, err)
 		}
 	}
+}
+
+func ended(reason probev1.Reason) service { return service{outcome: &probev1.Outcome{Reason: reason}} }
+
+func isStatus(code codes.Code) func(error) bool {
+	return func(err error) bool { return status.Code(err) == code }
 }
 
 func isRequestError(err error) bool {

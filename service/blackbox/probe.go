@@ -1,6 +1,7 @@
 package blackbox
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -119,10 +122,27 @@ func (m *Module) Probe(ctx context.Context, client Client, request Request) (*Re
 		err = r.connect(ctx, client, target, request.Hostname)
 	}
 	r.took = time.Since(r.begun)
+	if err == nil {
+		err = ourOwn(r.outcome.GetReason())
+	}
 	if err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+// ourOwn is the status that stands for a reason which says nothing about the target; nil for all others.
+func ourOwn(reason probev1.Reason) error {
+	switch reason {
+	case probev1.Reason_REASON_DRAINED:
+		return status.Error(codes.Unavailable, "probed is shutting down")
+	case probev1.Reason_REASON_CANCELLED:
+		return status.Error(codes.Canceled, "the probe was given up")
+	case probev1.Reason_REASON_INTERNAL:
+		return status.Error(codes.Internal, "probed failed; its log has the cause")
+	default:
+		return nil
+	}
 }
 
 // connect is a probe by TCP.
@@ -248,11 +268,11 @@ func compact(message proto.Message) string {
 	if err != nil {
 		return err.Error()
 	}
-	var plain json.RawMessage = text // protojson spaces its output at random
-	if compacted, err := json.Marshal(plain); err == nil {
-		return string(compacted)
+	var line bytes.Buffer
+	if err := json.Compact(&line, text); err != nil { // protojson spaces its output at random
+		return err.Error()
 	}
-	return string(text)
+	return line.String()
 }
 
 // address is the one that was chosen; the zero value when none was.

@@ -90,7 +90,7 @@ func (s *series) phases(name, help string, durations map[string]time.Duration) {
 
 // Gatherer has the series of the result, those of blackbox_exporter with its names, labels, help and types.
 func (r *Result) Gatherer() (prometheus.Gatherer, error) {
-	registry := prometheus.NewPedanticRegistry()
+	registry := prometheus.NewRegistry()
 	err := registry.Register(r.series())
 	return registry, err
 }
@@ -137,7 +137,7 @@ func (r *Result) ofTCP(s *series) {
 	t := r.outcome.GetTimings()
 	resolve, connect, tls := t.GetResolve().AsDuration(), t.GetConnect().AsDuration(), t.GetTls().AsDuration()
 	talk := time.Duration(0)
-	if r.outcome.GetRemote() != "" { // the connection was open
+	if r.outcome.GetRemote() != "" && len(r.module.steps) > 0 { // else nothing was said
 		talk = t.GetTotal().AsDuration() - resolve - connect - tls
 	}
 	s.phases("probe_tcp_duration_seconds", "Duration of TCP probe by phase", map[string]time.Duration{

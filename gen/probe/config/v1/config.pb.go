@@ -48,7 +48,7 @@ type Config struct {
 	// Where it is written down who did what. Unset: nowhere.
 	Audit *Audit `protobuf:"bytes,6,opt,name=audit,proto3" json:"audit,omitempty"`
 	// What Prometheus may ask for by `GET /probe?module=NAME&target=TARGET`, by name. They have the form of blackbox_exporter, so
-	// that its file is read as it is, as one of several. Empty: there is no `/probe`. Read again when the file changes.
+	// that its file is read as it is, as one of several; YAML's aliases and merge keys are read here, and nowhere else. Empty: there is no `/probe`. Read again when the file changes.
 	Modules       map[string]*Module `protobuf:"bytes,7,rep,name=modules,proto3" json:"modules,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
