@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -32,8 +31,7 @@ func (k kubectl) startForward(ctx context.Context, to pod) (*forward, error) {
 	command := k.command(life, "port-forward", "--address=127.0.0.1", "pod/"+to.name, fmt.Sprintf(":%d", to.port))
 	command.Stdout, command.Stderr = stdout, f.stderr
 	// A Ctrl-C of the terminal is for probectl, which may have something to finish.
-	command.SysProcAttr.Setpgid = true
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	ofItsOwn(command)
 	var err error
 	go func() {
 		defer close(f.ended)

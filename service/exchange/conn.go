@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"probed/service/resolve"
 )
 
@@ -205,7 +203,7 @@ func (c *conn) sendable(data []byte) (allowed []byte, beyond error) {
 func (c *conn) tryWrite(data []byte) (n int, err error) {
 	switch {
 	case c.secured != nil:
-		return 0, unix.EAGAIN
+		return 0, syscall.EAGAIN
 	case c.target.IsICMP():
 		return c.writeEcho(c.tryWriteRaw, data)
 	}
@@ -214,7 +212,7 @@ func (c *conn) tryWrite(data []byte) (n int, err error) {
 
 func (c *conn) tryWriteRaw(data []byte) (n int, err error) {
 	controlErr := c.raw.Write(func(fd uintptr) bool {
-		n, err = ignoringEINTR(func() (int, error) { return unix.Write(int(fd), data) })
+		n, err = rawWrite(fd, data)
 		return true
 	})
 	n = max(n, 0)
@@ -222,7 +220,7 @@ func (c *conn) tryWriteRaw(data []byte) (n int, err error) {
 	case controlErr != nil:
 		return n, controlErr
 	case err == nil && n < len(data):
-		return n, unix.EAGAIN
+		return n, syscall.EAGAIN
 	}
 	return n, err
 }
@@ -325,13 +323,13 @@ func (c *conn) readBy(run func(try func(fd uintptr) bool) error, size, most int)
 	runErr := run(func(fd uintptr) bool {
 		data := p.lend(c.buffers, room())
 		if messages {
-			n, p.datagram, err = c.readMessage(int(fd), data)
+			n, p.datagram, err = c.readMessage(fd, data)
 		} else {
-			n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), data) })
+			n, err = rawRead(fd, data)
 		}
 		if err != nil {
 			p.done()
-			return !errors.Is(err, unix.EAGAIN)
+			return !errors.Is(err, syscall.EAGAIN)
 		}
 		p.data = data[:n]
 		return true
@@ -361,38 +359,13 @@ func (c *conn) adapt(n int) {
 	}
 }
 
-func (c *conn) readMessage(fd int, data []byte) (int, *Datagram, error) {
-	var from unix.Sockaddr
-	var flags int
-	n, err := ignoringEINTR(func() (n int, err error) {
-		n, _, flags, from, err = unix.Recvmsg(fd, data, nil, unix.MSG_TRUNC)
-		return n, err
-	})
+func (c *conn) readMessage(fd uintptr, data []byte) (int, *Datagram, error) {
+	n, from, truncated, err := rawReceive(fd, data)
 	if err != nil {
 		return 0, nil, err
 	}
-	datagram := &Datagram{Peer: c.peerName(from), Truncated: flags&unix.MSG_TRUNC != 0, Length: n}
-	return min(n, len(data)), datagram, nil
-}
-
-// peerName is the sender in words. Sockets here are connected, so an internet peer is the one connected to.
-func (c *conn) peerName(from unix.Sockaddr) string {
-	switch from := from.(type) {
-	case *unix.SockaddrUnix:
-		return from.Name
-	case nil:
-		if c.target.IsUnix() {
-			return ""
-		}
+	if !c.target.IsUnix() { // such a socket is connected, so this is whom to
+		from = c.RemoteAddr().String()
 	}
-	return c.RemoteAddr().String()
-}
-
-func ignoringEINTR(f func() (int, error)) (int, error) {
-	for {
-		n, err := f()
-		if !errors.Is(err, unix.EINTR) {
-			return n, err
-		}
-	}
+	return min(n, len(data)), &Datagram{Peer: from, Truncated: truncated, Length: n}, nil
 }

@@ -70,7 +70,7 @@ func fromErrno(err error) (reason Reason, errno int, text string) {
 	if !errors.As(err, &number) {
 		return Internal, 0, err.Error()
 	}
-	reason, ok := byErrno[number]
+	reason, ok := byErrno[portable(number)]
 	if !ok {
 		reason = Internal
 	}

@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"probed/service/dial"
 	"probed/service/resolve"
 )
@@ -90,17 +88,14 @@ func (c *conn) readEcho(run func(try func(fd uintptr) bool) error, strays, size,
 		var ours bool
 		runErr := run(func(fd uintptr) bool {
 			var n int
-			var from unix.Sockaddr
+			var from netip.Addr
 			// The kernel does not tell how long a reply was that does not fit, so there is room for any.
 			packet := p.lend(c.buffers, messageChunk)
-			n, err = ignoringEINTR(func() (n int, err error) {
-				n, from, err = unix.Recvfrom(int(fd), packet, 0)
-				return n, err
-			})
+			n, from, err = rawReceiveFrom(fd, packet)
 			if err != nil {
 				p.done()
 				p = piece{}
-				return !errors.Is(err, unix.EAGAIN)
+				return !errors.Is(err, syscall.EAGAIN)
 			}
 			p.data, ours = c.payload(packet[:n], from)
 			return true
@@ -126,7 +121,7 @@ func (c *conn) readEcho(run func(try func(fd uintptr) bool) error, strays, size,
 // sockets only those of ICMP are told of them (EREMOTEIO).
 func (c *conn) explained(err error) (advice bool, explained error) {
 	var number syscall.Errno
-	if !errors.As(err, &number) || number == unix.EAGAIN {
+	if !errors.As(err, &number) || number == syscall.EAGAIN {
 		return false, err
 	}
 	explained = dial.WithICMP(c.raw, err)
@@ -136,21 +131,11 @@ func (c *conn) explained(err error) (advice bool, explained error) {
 
 // payload is what a packet has in it that came from an address; false: it is no reply of the peer to what was sent. The
 // kernel looks at the identifier alone.
-func (c *conn) payload(packet []byte, from unix.Sockaddr) (payload []byte, ours bool) {
+func (c *conn) payload(packet []byte, from netip.Addr) (payload []byte, ours bool) {
 	sequence, payload, ok := parseEchoReply(c.socket.Family, packet)
 	sent := c.requests.Load()
 	asked := 1 <= sequence && uint32(sequence) <= sent || sent > math.MaxUint16
-	return payload, ok && asked && addressIn(from) == remoteAddress(c).Addr().WithZone("")
-}
-
-func addressIn(a unix.Sockaddr) netip.Addr {
-	switch a := a.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(a.Addr)
-	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(a.Addr).Unmap()
-	}
-	return netip.Addr{}
+	return payload, ok && asked && from == remoteAddress(c).Addr().WithZone("")
 }
 
 // The types of ICMP messages, of IPv4 and of IPv6, with which pings have to do (RFC 792; RFC 4443).

@@ -54,12 +54,12 @@ func TestParseEchoReply(t *testing.T) {
 // A reply is ours when it is the peer's and has the number of a request that was sent.
 func TestWhoseReply(t *testing.T) {
 	t.Parallel()
-	mine, other := &unix.SockaddrInet4{Addr: [4]byte{192, 0, 2, 1}}, &unix.SockaddrInet4{Addr: [4]byte{192, 0, 2, 2}}
+	mine, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	for _, tt := range []struct {
 		name     string
 		sent     uint32
 		sequence string
-		from     unix.Sockaddr
+		from     netip.Addr
 		want     bool
 	}{
 		{"the first", 1, "\x00\x01", mine, true},
@@ -70,8 +70,8 @@ func TestWhoseReply(t *testing.T) {
 		{"the last", math.MaxUint16, "\xff\xff", mine, true},
 		{"begun again", math.MaxUint16 + 1, "\x00\x00", mine, true},
 		{"another host's", 1, "\x00\x01", other, false},
-		{"another family's", 1, "\x00\x01", &unix.SockaddrInet6{}, false},
-		{"nobody's", 1, "\x00\x01", nil, false},
+		{"another family's", 1, "\x00\x01", netip.IPv6Unspecified(), false},
+		{"nobody's", 1, "\x00\x01", netip.Addr{}, false},
 	} {
 		c := &conn{Conn: addressed{}, socket: Socket{Family: resolve.AF_INET}}
 		c.requests.Store(tt.sent)

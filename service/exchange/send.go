@@ -131,8 +131,8 @@ func (s *session) keep(p piece) {
 // lastWords hands on what the peer said before it closed for good: why it did is often in there. It returns why writing
 // failed: a reset that was found by reading is told to the writer as a mere EPIPE, or to shutdown(2) as ENOTCONN.
 func (s *session) lastWords(err error) error {
-	reset := errors.Is(err, syscall.ECONNRESET)
-	closed := errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ENOTCONN)
+	reset := isErrno(err, syscall.ECONNRESET)
+	closed := isErrno(err, syscall.EPIPE) || isErrno(err, syscall.ENOTCONN)
 	limited := isLimit(s.readErr)
 	if !limited && (s.request.Target.IsDatagram() || s.ctx.Err() != nil || !reset && !closed) {
 		return err
