@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +51,13 @@ func (w *world) page(t *testing.T) {
 	defer cancel()
 
 	var s seen
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if t.Failed() {
+			t.Logf("the browser asked for %v, and complained of %q", s.urls, s.wrong)
+		}
+	}()
 	if err := chromedp.Do(ctx, chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
 		_, err := cdp.Call(ctx, target, network.Enable, network.EnableParams{})
 		return err
@@ -121,16 +129,17 @@ func (w *world) page(t *testing.T) {
 	cancel()
 	listening.Wait()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.urls) < 8 {
-		t.Errorf("only %v were asked for", s.urls)
+	asked, complaints := slices.Clone(s.urls), slices.Clone(s.wrong)
+	s.mu.Unlock()
+	if len(asked) < 8 {
+		t.Errorf("only %v were asked for", asked)
 	}
-	for _, asked := range s.urls {
+	for _, asked := range asked {
 		if u, err := url.Parse(asked); err != nil || u.Scheme+"://"+u.Host != w.url {
 			t.Errorf("the page asked for %s", asked)
 		}
 	}
-	for _, wrong := range s.wrong {
+	for _, wrong := range complaints {
 		// The lookups that are refused are told on the console as well.
 		if !strings.Contains(wrong, "401 (Unauthorized)") {
 			t.Errorf("the browser complains: %s", wrong)
