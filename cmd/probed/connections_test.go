@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -69,7 +70,10 @@ func TestMostConnections(t *testing.T) {
 			t.Error("one of the first is closed")
 		}
 	}
-	// gRPC speaks first, so that it is known to have been accepted.
+	// gRPC answers who speaks HTTP/2, so that it is known to have been accepted.
+	if _, err := io.WriteString(held[2], http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
 	if n, err := held[2].Read(make([]byte, 9)); n == 0 {
 		t.Fatalf("gRPC says nothing: %v", err)
 	}

@@ -42,13 +42,20 @@ type pacing struct {
 	credentials.TransportCredentials
 }
 
-// ServerHandshake does that of the credentials.
+// ServerHandshake does that of the credentials, and turns away who does not speak HTTP/2.
 func (p pacing) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := p.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	return newPacedConn(conn), info, nil
+	head, err := notGRPC(conn)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	paced := newPacedConn(conn)
+	paced.head = head
+	return paced, info, nil
 }
 
 // Clone copies them.
@@ -65,6 +72,7 @@ type pacedConn struct {
 	closeOnce sync.Once
 
 	// Of the one who reads.
+	head      []byte // was read already
 	in        frameReader
 	left      float64 // how many idle frames may come at once; below zero: too many did
 	since     time.Time
@@ -92,7 +100,11 @@ func (c *pacedConn) Read(p []byte) (int, error) {
 		}
 		p = p[:min(len(p), pacedRead)]
 	}
-	n, err := c.Conn.Read(p)
+	n, err := copy(p, c.head), error(nil)
+	if c.head = c.head[n:]; n == 0 {
+		c.head = nil // holds no memory
+		n, err = c.Conn.Read(p)
+	}
 	now := time.Now()
 	c.left = min(c.left+now.Sub(c.since).Seconds()*idleFrames, idleFramesAtOnce) - c.idle(p[:n]) - float64(c.resets.Swap(0))
 	c.since = now

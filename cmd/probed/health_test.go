@@ -135,6 +135,7 @@ func TestHealthWithoutAudit(t *testing.T) {
 	if err := errors.Join(os.Rename(p.audit, good), os.Symlink("/dev/full", p.audit)); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = os.Rename(good, p.audit) }) // what is written is looked at in the end, of /dev/full too
 	p.signals <- syscall.SIGHUP
 	connect := func() error {
 		_, err := probev1.NewExchangeServiceClient(p.conn).Connect(t.Context(), &probev1.ConnectRequest{Target: nettest.Refused(t).String()})

@@ -258,7 +258,7 @@ func (s *server) assemble() error {
 	if err != nil {
 		return err
 	}
-	s.http = s.httpServer(s.partingFrom(s.gateway))
+	s.http = s.httpServer(notREST(s.partingFrom(s.gateway)))
 	s.ops = s.httpServer(opsHandler(s.counts.Handler(), &s.ready))
 	return nil
 }
