@@ -3,8 +3,10 @@ package tracing
 import (
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"encoding/hex"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -31,14 +33,18 @@ type collector struct {
 	headers  []string // x-tenant, of each request
 }
 
-// collectAt starts one at an address.
-func collectAt(t *testing.T, protocol, address string) *collector {
+// collectAt starts one at an address, which speaks TLS if it has certificates.
+func collectAt(t *testing.T, protocol, address string, certificates ...tls.Certificate) *collector {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &collector{url: "http://" + listener.Addr().String()}
+	if certificates != nil {
+		c.url = "https://" + listener.Addr().String()
+		listener = tls.NewListener(listener, &tls.Config{Certificates: certificates, NextProtos: []string{"h2", "http/1.1"}})
+	}
 	if protocol == protocolGRPC {
 		server := grpc.NewServer()
 		collectorpb.RegisterTraceServiceServer(server, c)
@@ -48,7 +54,7 @@ func collectAt(t *testing.T, protocol, address string) *collector {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/traces", c.serveHTTP)
-	server := &http.Server{Handler: mux}
+	server := &http.Server{Handler: mux, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })
 	return c

@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -115,20 +118,26 @@ func answer(x *nettest.DNSExchange) {
 // servingTLS handles a connection with a certificate that is good until then.
 func servingTLS(t *testing.T, until time.Time) func(net.Conn) {
 	t.Helper()
+	config := &tls.Config{Certificates: []tls.Certificate{certificate(t, until)}}
+	return func(c net.Conn) { _ = tls.Server(c, config).Handshake() }
+}
+
+// certificate is one of this host that is its own authority.
+func certificate(t *testing.T, until time.Time) tls.Certificate {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "expired.test"}, DNSNames: []string{"expired.test"},
-		NotBefore: until.Add(-time.Hour), NotAfter: until,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "collector.test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: until.Add(-2 * time.Hour), NotAfter: until, IsCA: true, BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-	return func(c net.Conn) { _ = tls.Server(c, config).Handshake() }
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // start starts a probed that sends its spans to c at the very end, and the environment beside that.
@@ -525,8 +534,32 @@ func TestCollectorDown(t *testing.T) {
 				}
 				p.Signal(syscall.SIGTERM)
 				code, log := p.Wait(patience)
-				if n := strings.Count(log, "the collector of traces did not take"); code != 0 || n != 1 || !strings.Contains(log, `"spans_lost"`) {
+				if n := strings.Count(log, "the collector of traces did not take"); code != 0 || n != 1 || strings.Count(log, `"level":"WARN"`) != 1 || !strings.Contains(log, `"spans_lost"`) {
 					t.Errorf("exit code %d, %d complaints: %s", code, n, log)
+				}
+			})
+		}
+	}
+}
+
+// A collector may be spoken to by TLS, and only one that is trusted gets anything.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	authority := certificate(t, time.Now().Add(time.Hour))
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Certificate[0]}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, protocol := range []string{protocolGRPC, protocolHTTP} {
+		for env, want := range map[string]int{"OTEL_EXPORTER_OTLP_CERTIFICATE=" + file: 1, "OTEL_EXPORTER_OTLP_CERTIFICATE=": 0} {
+			t.Run(protocol, func(t *testing.T) {
+				t.Parallel()
+				c := collectAt(t, protocol, "127.0.0.1:0", authority)
+				p := start(t, c, []string{env, "OTEL_EXPORTER_OTLP_PROTOCOL=" + protocol}, "")
+				byREST(t, p.HTTPAddress, asked{path: "/v1/ports/22?"})
+				end(t, p)
+				if n := len(c.spans()); n != want {
+					t.Errorf("%s: %d traces, want %d", env, n, want)
 				}
 			})
 		}
