@@ -45,7 +45,7 @@ func run(ctx context.Context, program string, args []string, stdin io.Reader, st
 	}
 	root := newRootCommand(t, getenv)
 	root.SetArgs(args)
-	command, err := root.ExecuteContextC(ctx)
+	command, err := root.ExecuteContextC(inTrace(ctx, getenv))
 	if writeErr := t.stdout.close(); err == nil && writeErr != nil {
 		err = writeErr
 	}
