@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/common/expfmt"
@@ -352,6 +353,24 @@ func TestDebugHasNoKey(t *testing.T) {
 	config := &configv1.Module{Prober: "tcp", Tcp: &configv1.TcpModule{TlsConfig: &configv1.ModuleTls{Key: "my-key", Cert: "my-cert"}}}
 	if shown := withoutSecrets(config).String(); strings.Contains(shown, "my-key") || !strings.Contains(shown, "my-cert") || config.GetTcp().GetTlsConfig().GetKey() != "my-key" {
 		t.Error(shown)
+	}
+}
+
+// What a peer says does not drive the terminal of who debugs.
+func TestDebugIsSafe(t *testing.T) {
+	t.Parallel()
+	s := &service{outcome: &probev1.Outcome{Error: "a\x1b[2J", Tls: &probev1.TlsInfo{Chain: []*probev1.Certificate{{Subject: "CN=\u009b2J\x7f"}}}}}
+	r, err := module(t, &configv1.Module{Prober: "tcp"}).Probe(t.Context(), s, Request{Target: "a:1", Debug: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := r.Debug(&b); err != nil || !strings.Contains(b.String(), "the probe failed") {
+		t.Fatal(err, b.String())
+	}
+	text, _, _ := strings.Cut(b.String(), "Metrics that would") // which are as every scrape has them
+	if i := strings.IndexFunc(text, func(c rune) bool { return unicode.IsControl(c) && c != '\n' }); i >= 0 {
+		t.Errorf("%q", text[i:])
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -272,7 +273,17 @@ func compact(message proto.Message) string {
 	if err := json.Compact(&line, text); err != nil { // protojson spaces its output at random
 		return err.Error()
 	}
-	return line.String()
+	return printable(line.String())
+}
+
+// printable keeps what a peer says, as in its certificate, from driving the terminal that shows it.
+func printable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) {
+			return unicode.ReplacementChar
+		}
+		return c
+	}, text)
 }
 
 // address is the one that was chosen; the zero value when none was.

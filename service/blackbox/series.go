@@ -267,7 +267,7 @@ func (r *Result) Debug(w io.Writer) error {
 		fmt.Fprintf(w, "the probe failed: %v\n", r.judged)
 	default:
 		reason, phase, _ := r.failure()
-		fmt.Fprintf(w, "the probe failed in %s, %s: %s\n%s\n", phase, reason, r.outcome.GetError(), r.outcome.GetHint())
+		fmt.Fprintf(w, "the probe failed in %s, %s: %s\n%s\n", phase, reason, printable(r.outcome.GetError()), r.outcome.GetHint())
 	}
 	fmt.Fprint(w, "\n\n\nMetrics that would have been returned:\n")
 	gatherer, err := r.Gatherer()

@@ -3,6 +3,7 @@ package exchange
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"net"
 	"slices"
 	"testing"
@@ -35,6 +36,11 @@ func predictStream(stream []byte, steps []Step) predicted {
 		start := pos
 		for by := EndedByNone; by == EndedByNone; {
 			got := int64(pos - start)
+			if got == int64(rules.LengthPrefix) && got > 0 {
+				var number [8]byte
+				copy(number[8-got:], stream[start:pos])
+				rules.Length = got + int64(binary.BigEndian.Uint64(number[:]))
+			}
 			switch {
 			case rules.Length > 0 && got == rules.Length:
 				by = EndedByLength
@@ -44,7 +50,7 @@ func predictStream(stream []byte, steps []Step) predicted {
 				by = EndedByMaxBytes
 			case pos < len(stream):
 				pos++
-			case rules.Length > 0 || rules.Delimiter != "":
+			case rules.Length > 0 || rules.LengthPrefix > 0 || rules.Delimiter != "":
 				return predicted{data: stream, by: EndedByNone, failed: i}
 			default:
 				by = EndedByPeerClosed
@@ -107,7 +113,7 @@ func decodeSteps(program, stream []byte, messages bool) []Step {
 		at := min(int(n), len(stream))
 		delimiter := string(stream[at:min(at+int(op[3]%5), len(stream))])
 		rules := Receive{}
-		switch op[0] % 7 {
+		switch op[0] % 8 {
 		case 0:
 			steps = append(steps, Send{Data: []byte("!")})
 			continue
@@ -121,9 +127,11 @@ func decodeSteps(program, stream []byte, messages bool) []Step {
 			rules.MaxBytes = n
 		case 5:
 			rules.Delimiter, rules.MaxBytes = delimiter, n
+		case 7:
+			rules.LengthPrefix = 1 + int(op[3]%4)
 		}
 		if messages {
-			rules.Length, rules.Delimiter, rules.Count = 0, "", uint32(op[3]%4)
+			rules.LengthPrefix, rules.Length, rules.Delimiter, rules.Count = 0, 0, "", uint32(op[3]%4)
 		}
 		steps = append(steps, rules)
 	}
@@ -139,6 +147,8 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte("aababab"), []byte{1, 2, 1}, []byte{2, 0, 4, 3, 2, 0, 0, 1}, uint16(3), false, true)
 	f.Add([]byte("onetwothree"), []byte{3, 3, 5}, []byte{6, 0, 0, 1, 4, 0, 5, 2, 0, 0, 0, 0, 6, 0, 0, 0}, uint16(0), true, true)
 	f.Add([]byte("onetwothree"), []byte{3, 3, 5}, []byte{4, 0, 4, 0, 6, 0, 0, 3}, uint16(4), true, false)
+	f.Add([]byte("\x00\x05hello\x02hi!"), []byte{0, 3}, []byte{7, 0, 0, 1, 7, 0, 0, 0, 1, 0, 1, 0}, uint16(0), false, true)
+	f.Add([]byte("\x00\x00\x00\x05hell"), []byte{}, []byte{7, 0, 0, 3}, uint16(2), false, false)
 	f.Add([]byte{}, []byte{}, []byte{}, uint16(0), false, false)
 
 	// One for all, so that buffers go from one exchange to the next.
