@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -90,7 +91,11 @@ func (c *config) summary() [][2]string {
 	} else {
 		for i := range c.policy.roles {
 			role := &c.policy.roles[i]
-			lines = append(lines, [2]string{"role", fmt.Sprintf("%s: %s for %s", role.Name, count(len(role.Rules), "rule"), strings.Join(role.Subjects, ", "))})
+			grants := slices.Clone(role.Operations)
+			if len(role.Rules) > 0 {
+				grants = slices.Insert(grants, 0, count(len(role.Rules), "rule"))
+			}
+			lines = append(lines, [2]string{"role", fmt.Sprintf("%s: %s for %s", role.Name, strings.Join(grants, ", "), strings.Join(role.Subjects, ", "))})
 		}
 	}
 	if len(c.modules) > 0 {
