@@ -15,10 +15,9 @@ import (
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 
+	probev1 "probed/gen/probe/v1"
 	"probed/service/exchange"
 	"probed/service/guard"
 	"probed/service/policy"
@@ -257,12 +256,16 @@ func SampledTrace(ctx context.Context) string {
 }
 
 // Reason says in a word what came of a call that ended with err: OK, the reason of an outcome that is not ok, or that of the
-// error, as "POLICY_DENIED".
+// error, as "POLICY_DENIED"; of an error without one its code.
 func (c *Call) Reason(err error) string {
 	if err == nil && c.Outcome != nil && c.Outcome.Reason != exchange.None {
 		return c.Outcome.Reason.String()
 	}
-	return strings.TrimPrefix(reasonOf(err), "ERROR_REASON_")
+	reason := reasonOf(err)
+	if reason == probev1.ErrorReason_ERROR_REASON_UNSPECIFIED.String() {
+		return codeName(err)
+	}
+	return strings.TrimPrefix(reason, "ERROR_REASON_")
 }
 
 // request is what the chain knows of one.
@@ -300,7 +303,7 @@ func requestOf(ctx context.Context) *request {
 func requestID(ctx context.Context) string { return requestOf(ctx).ID }
 
 // errPanicked is what a call ended with that has not returned.
-var errPanicked = status.Error(codes.Internal, "panic")
+var errPanicked error = &internalError{errors.New("panic")}
 
 // traceLink tells who observes calls of each.
 func traceLink(trace func(context.Context, *Call) (context.Context, func(error))) Interceptors {

@@ -52,7 +52,16 @@ func (broken) Exchange(request *probev1.ExchangeRequest, stream grpc.ServerStrea
 // is none the worse.
 func TestPanic(t *testing.T) {
 	t.Parallel()
+	var mu sync.Mutex
+	var observed []string
 	w := newWorld(t, func(s *settings) {
+		s.trace = func(ctx context.Context, call *Call) (context.Context, func(error)) {
+			return ctx, func(err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				observed = append(observed, call.Reason(err))
+			}
+		}
 		s.register = func(server grpc.ServiceRegistrar) {
 			probev1.RegisterNameServiceServer(server, broken{})
 			probev1.RegisterExchangeServiceServer(server, broken{})
@@ -93,6 +102,11 @@ func TestPanic(t *testing.T) {
 		t.Errorf("%s, %v", response.Status, err)
 	}
 	checkInternal(t, statusFromJSON(text), metadata.Pairs(RequestIDHeader, response.Header.Get(RequestIDHeader), VantageHeader, response.Header.Get(VantageHeader)))
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(observed, []string{"INTERNAL", "INTERNAL", "OK", "INTERNAL"}) {
+		t.Errorf("who observes calls saw %q", observed)
+	}
 }
 
 // checkInternal holds an error against what a caller may learn of a failure of ours, and returns the request's id.

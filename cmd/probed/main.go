@@ -51,6 +51,8 @@ Without flags it listens on loopback only, asks nobody who they are, and reaches
 multicast and its own listeners. To be reached from elsewhere, it wants to know who may call and what they may do:
 --config FILE says that, and "probed check-config" tests it. The file is read again when it changes, or at a SIGHUP.
 
+The variables that OpenTelemetry has for it make probed send traces: OTEL_EXPORTER_OTLP_ENDPOINT=http://HOST:4318 is enough.
+
 SIGTERM or SIGINT makes it end in good order; a second one makes it end at once.`,
 		Example: `  probed
   probed --echo tcp://127.0.0.1:7007 --echo udp://127.0.0.1:7007

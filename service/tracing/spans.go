@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 
 	"probed/service"
 	"probed/service/exchange"
@@ -30,6 +31,9 @@ func (t *Tracing) Call(ctx context.Context, call *service.Call) (_ context.Conte
 	return ctx, func(err error) {
 		if span.IsRecording() {
 			span.SetAttributes(aboutCall(ctx, call, err)...)
+		}
+		if err != nil { // whose text is for the caller, and may quote a peer
+			err = status.Error(status.Code(err), call.Reason(err))
 		}
 		t.rpcs.HandleRPC(ctx, &stats.End{BeginTime: begin, EndTime: time.Now(), Error: err})
 	}

@@ -313,6 +313,9 @@ func checkTrace(t *testing.T, a asked, via, trace string, spans []span, lines ma
 	if status := root.GetStatus().GetCode(); root.GetName() != "probe.v1."+a.method || root.GetKind() != 2 || (status != 0) != (a.code == "UNAVAILABLE") || root.GetTraceState() != map[bool]string{true: "a=b"}[a.request != nil] {
 		t.Errorf("%s by %s: %v", a.name, via, root)
 	}
+	if message := root.GetStatus().GetMessage(); message != "" && message != a.reason {
+		t.Errorf("%s by %s: status %q", a.name, via, message)
+	}
 	line := lines[trace]
 	for key, want := range map[string]string{
 		"rpc.response.status_code": a.code, "probe.reason": a.reason, "probe.via": via, "client.address": "127.0.0.1",
