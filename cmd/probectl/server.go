@@ -238,7 +238,7 @@ func (t *tool) dial(ctx context.Context, to door) (*server, error) {
 		options = append(options, grpc.WithStatsHandler(attempts{t.stderr}))
 	}
 	// The name is left to the dialer, whose errors say more than those of a gRPC resolver.
-	conn, err := grpc.NewClient("passthrough:///"+to.address, append(options,
+	conn, err := grpc.NewClient("passthrough:///"+to.address, append(options, grpc.WithUserAgent("probectl/"+buildVersion()),
 		grpc.WithDisableRetry(), // a retry would hide that something is wrong; what is asked again is told, see again
 		grpc.WithUnaryInterceptor(t.again),
 		grpc.WithDisableServiceConfig(),
