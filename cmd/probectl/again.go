@@ -70,7 +70,11 @@ func comeAgain(err error) (after time.Duration, told bool) {
 // attempts tells of each attempt at a call, those that gRPC makes by itself too.
 type attempts struct{ stderr *printer }
 
-type attemptKey struct{}
+// attemptKey is of the method in a call's context, and nowhereKey of whether it goes nowhere, and asks nothing.
+type (
+	attemptKey struct{}
+	nowhereKey struct{}
+)
 
 // TagRPC names the call of an attempt.
 func (attempts) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
@@ -80,7 +84,7 @@ func (attempts) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Cont
 // HandleRPC tells of the begin of an attempt.
 func (a attempts) HandleRPC(ctx context.Context, event stats.RPCStats) {
 	begin, ok := event.(*stats.Begin)
-	if !ok {
+	if !ok || ctx.Value(nowhereKey{}) != nil {
 		return
 	}
 	method, _ := ctx.Value(attemptKey{}).(string)

@@ -223,7 +223,13 @@ func TestCompletionByKubectl(t *testing.T) {
 		"--context ":                      "dev\nprod\n:36\n",
 		"--kube net/x --service-account ": "probe-user\n:36\n",
 	} {
-		if got := complete(append([]string{"__complete"}, strings.Split(typed, " ")...)...); got != want {
+		got := ""
+		for range 10 { // a machine with much to do may take longer than a user has patience for: then it is pressed again
+			if got = complete(append([]string{"__complete"}, strings.Split(typed, " ")...)...); got == want {
+				break
+			}
+		}
+		if got != want {
 			t.Errorf("%q: %q, want %q", typed, got, want)
 		}
 	}

@@ -85,8 +85,8 @@ func writeBashScript(root *cobra.Command, out io.Writer, descriptions bool) erro
 
 var bashQuote = strings.NewReplacer(
 	`printf -v comp "%q" "${compline%%$tab*}" &>/dev/null || comp=$(printf "%q" "${compline%%$tab*}")`, `__probectl_quote comp "${compline%%$tab*}"`,
-	`COMPREPLY[0]=$(printf "%q" "${COMPREPLY[0]%%$tab*}")`, `__probectl_quote 'COMPREPLY[0]' "${COMPREPLY[0]%%$tab*}"`,
-	`COMPREPLY[0]=$(printf "%q" "${COMPREPLY[0]}")`, `__probectl_quote 'COMPREPLY[0]' "${COMPREPLY[0]}"`,
+	`COMPREPLY[0]=$(printf "%q" "${COMPREPLY[0]%%$tab*}")`, `local comp; __probectl_quote comp "${COMPREPLY[0]%%$tab*}"; COMPREPLY[0]=$comp`,
+	`COMPREPLY[0]=$(printf "%q" "${COMPREPLY[0]}")`, `local comp; __probectl_quote comp "${COMPREPLY[0]}"; COMPREPLY[0]=$comp`,
 )
 
 const bashQuoteFunction = `

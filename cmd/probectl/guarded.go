@@ -286,8 +286,7 @@ func (t *transport) failure(to door, why error) *exitError {
 		return &exitError{exitFailed, noProbed + text, to.via.stderr.words()}
 	}
 	return &exitError{exitFailed, noProbed + text,
-		"Start one there (probed listens for gRPC on port " + defaultPort + "), name another one with " +
-			"--server or PROBECTL_SERVER, or leave both out to ask from this machine."}
+		"Start one there (probed listens for gRPC on port " + defaultPort + ")" + otherProbed}
 }
 
 // silence is the failure to hear of what is behind a forward.

@@ -269,7 +269,8 @@ func (t *tool) aboutNames(failure *exitError) *exitError {
 	case t.chosen.name != "":
 		failure.advice += fmt.Sprintf("\nIt is %s of %s.", t.chosen, t.chosen.file)
 		if t.chosen.by == "" {
-			failure.advice += " To ask this machine say --server= once, or probectl config use-server --none."
+			failure.advice = strings.Replace(failure.advice, otherProbed, ".", 1) +
+				" Name another one with --server, or this machine with --server= or, from now on, probectl config use-server --none."
 		}
 	case len(t.otherServers) > 0:
 		failure.advice += "\nThe configuration file has no server of that name: it has " + strings.Join(t.otherServers, ", ") + "."
@@ -277,6 +278,9 @@ func (t *tool) aboutNames(failure *exitError) *exitError {
 	failure.advice = strings.TrimPrefix(failure.advice, "\n")
 	return failure
 }
+
+// otherProbed is advice where none answers.
+const otherProbed = ", name another one with --server or PROBECTL_SERVER, or leave both out to ask from this machine."
 
 // serverAddress is the host and port that the flag --server means.
 func serverAddress(text string) (string, error) {
@@ -311,7 +315,7 @@ func awaitConnection(ctx context.Context, conn *grpc.ClientConn, timeout time.Du
 			return nil
 		case connectivity.TransientFailure:
 			// Only a call is told what the failure was. It goes nowhere, since there is no connection.
-			_, err := probev1.NewNameServiceClient(conn).LookupPort(ctx, &probev1.LookupPortRequest{})
+			_, err := probev1.NewNameServiceClient(conn).LookupPort(context.WithValue(ctx, nowhereKey{}, true), &probev1.LookupPortRequest{})
 			if err != nil && status.Code(err) != codes.DeadlineExceeded {
 				return errors.New(connectionText(status.Convert(err).Message()))
 			}
