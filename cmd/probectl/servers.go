@@ -556,7 +556,7 @@ func (t *tool) takeNamed() error {
 	case t.server == "" && t.kube.probed == "":
 		by = ""
 	}
-	if t.kube.probed != "" || by == "--server" && name == "" || strings.Contains(name, ":") {
+	if _, err := netip.ParseAddr(name); err == nil || t.kube.probed != "" || by == "--server" && name == "" || strings.Contains(name, ":") {
 		return nil // which no name of the file can be
 	}
 	f, err := readServers(t.serversPath)
