@@ -16,7 +16,7 @@ import (
 // before the message is read.
 func (s *server) registerStandard(registrar grpc.ServiceRegistrar) {
 	grpc_health_v1.RegisterHealthServer(s.endless.in(registrar), s.health)
-	// To import it is what lets gRPC keep these numbers. It costs 0.2 ms of the start; of a call, nothing that could be measured.
+	// To import it is what lets gRPC keep these numbers. It costs some 0.5 ms of the start; of a call, nothing that could be measured.
 	channelz.RegisterChannelzServiceToServer(registrar)
 	reflection.Register(struct {
 		grpc.ServiceRegistrar
