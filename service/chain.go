@@ -389,6 +389,12 @@ func (config *ChainConfig) Enter(ctx context.Context) (entered context.Context, 
 	return guard.Enter(ctx, config.Authenticator(), config.Limiter)
 }
 
+// Admits tells whether the chain lets the caller of a context of [ChainConfig.Enter] call the method of that full name at all,
+// for a server that would tell them something before there is a call.
+func (config *ChainConfig) Admits(ctx context.Context, fullMethod string) bool {
+	return config.Authenticator == nil || guard.Admit(ctx, config.Policy(), fullMethod) == nil
+}
+
 func (config *ChainConfig) limited(err error) {
 	if limit, ok := errors.AsType[*guard.LimitError](err); ok && config.Limited != nil {
 		config.Limited(limit.Limit)

@@ -19,6 +19,7 @@ modules:
   ask: {prober: tcp, timeout: 5s, tcp: {query_response: [{send: hello}, {expect: hello}]}}
   any: {prober: tcp, timeout: 5s, tcp: {tls: true, tls_config: {insecure_skip_verify: true}}}
   dns: {prober: dns, timeout: 5s, dns: {query_name: a.test}}
+  missing: {prober: tcp, tcp: {tls: true, tls_config: {ca_file: /nowhere/secret.pem}}}
 `
 
 // probe asks as Prometheus does. The text is that of an error, or of the series.
@@ -35,7 +36,7 @@ func (s *secured) probe(t *testing.T, w who, module, target string) (code int, t
 }
 
 // A probe needs what a call to its target needs. That the caller may not is told as an error, of which no alert says that the
-// target is down; nor does who is not known learn which modules there are.
+// target is down; nor does who may connect to nothing learn which modules there are, and nobody where their files are.
 func TestProbeMatrix(t *testing.T) {
 	t.Parallel()
 	s := newSecured(t)
@@ -68,6 +69,10 @@ func TestProbeMatrix(t *testing.T) {
 		{"no role", token("nobody"), "tcp", echo, 403, "it needs a role that grants connect"},
 		{"no role", token("nobody"), "ask", echo, 403, "it needs a role that grants connect"},
 		{"resolve alone", token("resolver"), "tcp", echo, 403, "it needs a role that grants connect"},
+		{"no role", token("nobody"), "nosuch", echo, 403, "it needs a role that grants connect"},
+		{"no role", token("nobody"), "missing", echo, 403, "it needs a role that grants connect"},
+		{"no role", token("nobody"), "tcp", "", 403, "it needs a role that grants connect"},
+		{"resolve alone", token("resolver"), "nosuch", echo, 403, "it needs a role that grants connect"},
 		{"connect alone", token("connector"), "tcp", echo, 200, up},
 		{"connect alone", token("connector"), "tcp", refused, 200, notOpen},
 		{"connect alone", token("connector"), "ask", echo, 403, denied},
@@ -82,11 +87,12 @@ func TestProbeMatrix(t *testing.T) {
 		{"allowed", token("all"), "tcp", s.addresses["ops"], 403, denied},
 		{"allowed", token("all"), "tcp", "other.invalid:1", 403, denied},
 		{"allowed", token("all"), "nosuch", echo, 400, `unknown module "nosuch"`},
+		{"allowed", token("all"), "missing", echo, 500, `the module "missing" cannot be used; the log`},
 		{"allowed by JWT", jwt(nil), "ask", echo, 200, up},
 		{"allowed by certificate", s.clients.caller(t, "all", time.Now().Add(time.Hour)), "ask", echo, 200, up},
 	} {
 		code, text := s.probe(t, test.who, test.module, test.target)
-		if code != test.code || !strings.Contains(text, test.text) || (code != 200 && strings.Contains(text, "probe_success")) {
+		if code != test.code || !strings.Contains(text, test.text) || (code != 200 && strings.Contains(text, "probe_success")) || strings.Contains(text, "/nowhere") {
 			t.Errorf("%s: %s of %q: %d %s, want %d %s", test.caller, test.module, test.target, code, text, test.code, test.text)
 		}
 	}
@@ -124,7 +130,7 @@ func TestProbeComesAndGoes(t *testing.T) {
 	s.put(t, map[string]string{"probed.yaml": s.config(securedPolicy, probeModules, "  late: {prober: tcp, tcp: {tls: true, tls_config: {ca_file: late.pem}}}\n")})
 	s.signals <- syscall.SIGHUP
 	await("tcp", 200, "probe_success 1")
-	await("late", 500, "late.pem")
+	await("late", 500, "cannot be used")
 	s.put(t, map[string]string{"late.pem": s.servers.pem()})
 	s.signals <- syscall.SIGHUP
 	await("late", 200, "TLS_NOT_SPOKEN")

@@ -251,6 +251,7 @@ func (s *server) assemble() error {
 		Enter: func(r *http.Request) (context.Context, func(), bool) {
 			return calls.Enter(s.traceContextOf(credentialsOf(r), r))
 		},
+		Admits:          calls.Admits,
 		MaxBody:         2 * int64(s.limits.MessageBytes), // as base64, and room around it
 		ExchangeTimeout: s.limits.ExchangeTimeout, ExchangeTimeoutMax: s.limits.ExchangeTimeoutMax,
 		Modules: func() blackbox.Modules { return s.rules.Load().modules },

@@ -128,6 +128,9 @@ func TestBeyondExporter(t *testing.T) {
 		if got := header.Get("Content-Type"); !strings.HasPrefix(got, "text/plain") {
 			t.Errorf("it is %s", got)
 		}
+		if secret := base64.StdEncoding.EncodeToString([]byte("SSH-2.0-probe")); strings.Contains(text, secret) || strings.Contains(text, "SSH-2.0-probe") {
+			t.Errorf("what the module sends is in %s", text)
+		}
 	})
 	t.Run("hostname", func(t *testing.T) {
 		name := make(chan string, 1)
@@ -154,7 +157,7 @@ func TestBeyondExporter(t *testing.T) {
 			"module=http_2xx&target=a:1":            `^400 the module "http_2xx" has the prober http, and probed has tcp and dns`,
 			"module=ping&target=a":                  `^400 .* prober icmp`,
 			"module=socket&target=/run/x":           `^400 .* prober unix`,
-			"module=missing_ca&target=127.0.0.1:1":  `^500 the module "missing_ca" cannot be used: /nowhere/ca.pem: no such file`,
+			"module=missing_ca&target=127.0.0.1:1":  `^500 the module "missing_ca" cannot be used; the log of probed has the cause[^/]*$`,
 			"module=info&target=127.0.0.1":          `^400 the target "127.0.0.1" is not HOST:PORT: missing port`,
 			"module=info&target=unix:///run/x:1":    `^400 `,
 			"module=info&target=a:nosuchservice":    `^400 `,

@@ -42,7 +42,7 @@ type Modules map[string]*Module
 type Module struct {
 	name    string
 	config  *configv1.Module
-	broken  string // why it cannot be used; empty: it can
+	broken  bool // it cannot be used
 	timeout time.Duration
 
 	family   probev1.AddressFamily // whose addresses are taken
@@ -96,10 +96,7 @@ func (m *maker) wrong(field, format string, args ...any) {
 
 // New makes a module of its configuration, which it keeps and does not change. Where there are problems it is not to be used.
 func New(name string, config *configv1.Module, files TLSFiles) (*Module, []Problem) {
-	m := &maker{Module: &Module{name: name, config: config, timeout: config.GetTimeout().AsDuration()}}
-	if files.Err != nil {
-		m.broken = files.Err.Error()
-	}
+	m := &maker{Module: &Module{name: name, config: config, timeout: config.GetTimeout().AsDuration(), broken: files.Err != nil}}
 	if m.timeout < 0 {
 		m.wrong("timeout", "it is less than nothing")
 	}

@@ -56,11 +56,12 @@ type RequestError struct{ text string }
 
 func (e *RequestError) Error() string { return e.text }
 
-// ModuleError is a module that cannot be used, which is for whoever runs probed to mend.
-type ModuleError struct{ name, why string }
+// ModuleError is a module that cannot be used, which is for whoever runs probed to mend. They are told why when the module is
+// read, and in which file; a caller is not.
+type ModuleError struct{ name string }
 
 func (e *ModuleError) Error() string {
-	return fmt.Sprintf("the module %q cannot be used: %s", e.name, e.why)
+	return fmt.Sprintf("the module %q cannot be used; the log of probed has the cause, and check-config tells it", e.name)
 }
 
 // Named is the module of a name; a *RequestError when it is none that probed serves, a *ModuleError when it cannot be used.
@@ -73,8 +74,8 @@ func (all Modules) Named(name string) (*Module, error) {
 		return nil, &RequestError{fmt.Sprintf("unknown module %q", name)}
 	case !m.Served():
 		return nil, &RequestError{fmt.Sprintf("the module %q has the prober %s, and probed has tcp and dns: let blackbox_exporter do this one", name, m.config.GetProber())}
-	case m.broken != "":
-		return nil, &ModuleError{name, m.broken}
+	case m.broken:
+		return nil, &ModuleError{name}
 	}
 	return m, nil
 }

@@ -287,16 +287,28 @@ func (r *Result) Debug(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "\n\n\nModule configuration:\n%s\n", text)
+	_, err = fmt.Fprintf(w, "\n\n\nModule configuration, without what it sends and its secrets:\n%s\n", text)
 	return err
 }
 
-// withoutSecrets is a module that may be shown.
+// hidden stands for what is not shown.
+const hidden = "<hidden>"
+
+// withoutSecrets is a module that may be shown to who probes with it: what it sends, who it says that it is, and where the
+// files are, is the operator's alone.
 func withoutSecrets(config *configv1.Module) *configv1.Module {
 	shown := proto.CloneOf(config)
+	for _, entry := range shown.GetTcp().GetQueryResponse() {
+		entry.Send = nil
+	}
 	for _, tls := range []*configv1.ModuleTls{shown.GetTcp().GetTlsConfig(), shown.GetDns().GetTlsConfig()} {
-		if tls.GetKey() != "" {
-			tls.Key = "<secret>"
+		if tls == nil {
+			continue
+		}
+		for _, text := range []*string{&tls.Cert, &tls.Key, &tls.CaFile, &tls.CertFile, &tls.KeyFile} {
+			if *text != "" {
+				*text = hidden
+			}
 		}
 	}
 	return shown

@@ -55,6 +55,9 @@ type Config struct {
 	// the request is done with. When ok is false the calls will be refused, so that nothing more of the request is read.
 	// Nil: the context is that of the request. No header of a request reaches a call in another way.
 	Enter func(*http.Request) (ctx context.Context, leave func(), ok bool)
+	// Admits tells, of the context of Enter, whether its caller may call the method of that full name at all, for what is told
+	// before there is a call. When it is false that call will be refused. Nil: everybody may.
+	Admits func(ctx context.Context, fullMethod string) bool
 	// MaxBody is the most bytes of a request's body; 0: DefaultMaxBody.
 	MaxBody int64
 	// Patience is how long a client may take to send the body of a request, and again to read its answer; for the answer of
@@ -92,6 +95,9 @@ func New(config Config) (*Gateway, error) {
 	config.ExchangeTimeout = cmp.Or(config.ExchangeTimeout, time.Minute)
 	if config.Enter == nil {
 		config.Enter = func(r *http.Request) (context.Context, func(), bool) { return r.Context(), func() {}, true }
+	}
+	if config.Admits == nil {
+		config.Admits = func(context.Context, string) bool { return true }
 	}
 	g := &Gateway{config: config, origins: http.NewCrossOriginProtection(), client: probev1.NewExchangeServiceClient(conn)}
 	for _, name := range config.AllowedHosts {

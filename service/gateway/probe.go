@@ -41,8 +41,8 @@ func (g *Gateway) probe(w http.ResponseWriter, r *http.Request, modules blackbox
 	}
 	ctx, leave, ok := g.config.Enter(r)
 	defer leave()
-	if !ok {
-		// The chain refuses whatever is asked, and says why. Who is not known learns nothing of the modules.
+	if !ok || !g.config.Admits(ctx, probev1.ExchangeService_Connect_FullMethodName) {
+		// The chain refuses whatever is asked, and says why. Who may not connect learns nothing of the modules.
 		_, err := g.client.Connect(ctx, &probev1.ConnectRequest{})
 		writeProbeError(w, err)
 		return
