@@ -61,6 +61,7 @@ type exporter struct {
 	// The SDK sends one batch at a time.
 	told time.Time // when it was last logged that spans were lost
 	lost int       // spans, since then
+	why  error     // the last of them
 }
 
 // ExportSpans sends a batch.
@@ -72,10 +73,22 @@ func (e *exporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) er
 	if err == nil {
 		return nil
 	}
-	e.lost += len(spans)
-	if now := time.Now(); e.told.IsZero() || now.Sub(e.told) >= complainEvery {
-		e.log.Warn("the collector of traces did not take what it was sent", "spans_lost", e.lost, "error", err.Error())
-		e.told, e.lost = now, 0
+	e.lost, e.why = e.lost+len(spans), err
+	if e.told.IsZero() || time.Since(e.told) >= complainEvery {
+		e.complain()
 	}
 	return nil // it has been told
+}
+
+// Shutdown ends it. What was lost and not told yet is told now.
+func (e *exporter) Shutdown(ctx context.Context) error {
+	if e.lost > 0 {
+		e.complain()
+	}
+	return e.SpanExporter.Shutdown(ctx)
+}
+
+func (e *exporter) complain() {
+	e.log.Warn("the collector of traces did not take what it was sent", "spans_lost", e.lost, "error", e.why.Error())
+	e.told, e.lost = time.Now(), 0
 }
