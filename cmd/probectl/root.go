@@ -214,6 +214,9 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 
 // asksNobody tells whether a command is about this program alone, so that it works whatever is said about servers.
 func asksNobody(command *cobra.Command) bool {
+	if client := command.Flags().Lookup("client"); client != nil && client.Value.String() == "true" {
+		return true
+	}
 	for ; command.HasParent(); command = command.Parent() {
 		switch command.Name() {
 		case "help", "completion", "config":
