@@ -128,10 +128,12 @@ image: ## bin/probed.oci.tar, an OCI image with probed in it, for amd64 and arm6
 release-parts:
 	@rm -rf bin/release
 	@mkdir -p bin/release/completions
-	for shell in bash zsh fish powershell; do go run ./cmd/probectl completion $$shell >bin/release/completions/probectl.$$shell; done
+	for shell in bash zsh fish; do go run ./cmd/probectl completion $$shell >bin/release/completions/probectl.$$shell; done
+	go run ./cmd/probectl completion powershell >bin/release/completions/probectl.ps1
+	tools/notices ./cmd/probed ./cmd/probectl >bin/release/THIRD_PARTY
 	$(MAKE) image IMAGE_FILE=bin/release/probed.oci.tar
 
-release-check: $(TOOLS)/goreleaser $(TOOLS)/bill $(TOOLS)/push ## all of a release but to publish it, from a clone of HEAD, into .build/release/dist, and is it what it promises?
+release-check: $(TOOLS)/goreleaser $(TOOLS)/bill ## all of a release but to publish it, from a clone of HEAD, into .build/release/dist, and is it what it promises?
 	tools/release/check
 
 release: $(TOOLS)/goreleaser $(TOOLS)/bill $(TOOLS)/push ## publish the tag that HEAD has (IMAGE=REGISTRY/NAME of the image; docs/releasing.md)

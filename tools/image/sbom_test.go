@@ -86,6 +86,11 @@ func checkBill(t *testing.T, d *sbom.Document, text []byte) []string {
 		}
 		want[m.Path+" "+m.Version] = hex.EncodeToString(sum)
 	}
+	embedded := program.Embedded()
+	if len(embedded) != 1 || embedded[0].Path != "swagger-ui-dist" {
+		t.Fatalf("embedded are %v", embedded)
+	}
+	want["swagger-ui-dist "+embedded[0].Version] = ""
 	digest := sha256.Sum256(text)
 	want["probed "+version] = hex.EncodeToString(digest[:])
 
@@ -95,21 +100,28 @@ func checkBill(t *testing.T, d *sbom.Document, text []byte) []string {
 		expect(!identifiers[p.ID], "%s is there twice", p.ID)
 		identifiers[p.ID] = true
 		expect(p.DownloadLocation != "" && p.LicenseConcluded != "" && p.LicenseDeclared != "" && p.Copyright != "", "%s does not say all that it has to", p.Name)
-		expect(len(p.References) == 1 && p.References[0].Locator == "pkg:golang/"+p.Name+"@"+strings.ReplaceAll(p.Version, "+", "%2B"), "%s is found under %v", p.Name, p.References)
+		kind := "golang"
+		if p.Name == embedded[0].Path {
+			kind = "npm"
+		}
+		expect(len(p.References) == 1 && p.References[0].Locator == "pkg:"+kind+"/"+p.Name+"@"+strings.ReplaceAll(p.Version, "+", "%2B"), "%s is found under %v", p.Name, p.References)
 		have[p.Name+" "+p.Version] = ""
 		if len(p.Checksums) == 1 && p.Checksums[0].Algorithm == "SHA256" {
 			have[p.Name+" "+p.Version] = p.Checksums[0].Value
 		}
 	}
 	expect(len(want) > 10 && maps.Equal(have, want), "it has %v and not %v", have, want)
-	linked := 0
+	linked, contained := 0, 0
 	for _, r := range d.Relationships {
 		expect(identifiers[r.From] && identifiers[r.To], "%v is about what is not there", r)
-		if r.Type == "STATIC_LINK" {
+		switch r.Type {
+		case "STATIC_LINK":
 			linked++
+		case "CONTAINS":
+			contained++
 		}
 	}
-	expect(linked == len(want)-1 && len(d.Relationships) == len(want), "the relationships are %v", d.Relationships)
+	expect(linked == len(want)-1-len(embedded) && contained == len(embedded) && len(d.Relationships) == len(want), "the relationships are %v", d.Relationships)
 	return findings
 }
 

@@ -4,6 +4,7 @@ package release_test
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
@@ -14,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -31,10 +33,17 @@ var (
 )
 
 var (
-	platforms = []string{"linux_amd64", "linux_arm64", "darwin_amd64", "darwin_arm64"}
-	programs  = []string{"probed", "probectl"}
+	platforms = []string{"linux_amd64", "linux_arm64", "darwin_amd64", "darwin_arm64", "windows_amd64", "windows_arm64"}
 	image     = "bin/release/probed.oci.tar"
 )
+
+// programsOf are the files of the programs there are for a platform, by their names.
+func programsOf(platform string) map[string]string {
+	if strings.HasPrefix(platform, "windows") {
+		return map[string]string{"probectl": "probectl.exe"} // probed is for where a kernel tells more
+	}
+	return map[string]string{"probed": "probed", "probectl": "probectl"}
+}
 
 // entry is a file of an archive.
 type entry struct {
@@ -50,13 +59,36 @@ func unpack(t *testing.T, name string) map[string]entry {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	var stream io.Reader = file
-	if strings.HasSuffix(name, ".gz") {
-		if stream, err = gzip.NewReader(file); err != nil {
-			t.Fatal(err)
-		}
+	if !strings.HasSuffix(name, ".gz") {
+		return untar(t, file)
+	}
+	stream, err := gzip.NewReader(file)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return untar(t, stream)
+}
+
+func unzip(t *testing.T, name string) map[string]entry {
+	t.Helper()
+	archive, err := zip.OpenReader(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer archive.Close()
+	entries := make(map[string]entry)
+	for _, file := range archive.File {
+		if file.FileInfo().IsDir() {
+			continue
+		}
+		content, err := fs.ReadFile(archive, file.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A zip does not tell whose a file is.
+		entries[file.Name] = entry{&tar.Header{Mode: int64(file.Mode().Perm()), Uname: "root", Gname: "root", ModTime: file.Modified}, content}
+	}
+	return entries
 }
 
 func untar(t *testing.T, stream io.Reader) map[string]entry {
@@ -84,12 +116,30 @@ func untar(t *testing.T, stream io.Reader) map[string]entry {
 // inDist is the path of what was made.
 func inDist(name string) string { return filepath.Join(*clone, "dist", name) }
 
+// archiveOf is the name of a platform's archive.
+func archiveOf(platform string) string {
+	extension := ".tar.gz"
+	if strings.HasPrefix(platform, "windows") {
+		extension = ".zip"
+	}
+	return fmt.Sprintf("probed_%s_%s%s", *tag, platform, extension)
+}
+
+func archived(t *testing.T, platform string) map[string]entry {
+	t.Helper()
+	name := inDist(archiveOf(platform))
+	if strings.HasSuffix(name, ".zip") {
+		return unzip(t, name)
+	}
+	return unpack(t, name)
+}
+
 // released are the files of one platform's archive, without the directory that they are in.
 func released(t *testing.T, platform string) map[string]entry {
 	t.Helper()
 	directory := fmt.Sprintf("probed_%s_%s", *tag, platform)
 	found := make(map[string]entry)
-	for name, e := range unpack(t, inDist(directory+".tar.gz")) {
+	for name, e := range archived(t, platform) {
 		inside, ok := strings.CutPrefix(name, directory+"/")
 		if !ok {
 			t.Errorf("%s is not in %s", name, directory)
@@ -116,12 +166,15 @@ func committed(t *testing.T) time.Time {
 func TestArchives(t *testing.T) {
 	t.Parallel()
 	when := committed(t)
-	modes := map[string]int64{
-		"probed": 0o755, "probectl": 0o755, "LICENSE": 0o644, "README.md": 0o644, "CHANGELOG.md": 0o644,
-		"completions/probectl.bash": 0o644, "completions/probectl.zsh": 0o644, "completions/probectl.fish": 0o644,
-		"completions/probectl.powershell": 0o644,
-	}
 	for _, platform := range platforms {
+		modes := map[string]int64{
+			"LICENSE": 0o644, "THIRD_PARTY": 0o644, "README.md": 0o644, "CHANGELOG.md": 0o644,
+			"completions/probectl.bash": 0o644, "completions/probectl.zsh": 0o644, "completions/probectl.fish": 0o644,
+			"completions/probectl.ps1": 0o644,
+		}
+		for _, file := range programsOf(platform) {
+			modes[file] = 0o755
+		}
 		files := released(t, platform)
 		if have, want := slices.Sorted(maps.Keys(files)), slices.Sorted(maps.Keys(modes)); !slices.Equal(have, want) {
 			t.Errorf("%s has %v, not %v", platform, have, want)
@@ -132,10 +185,15 @@ func TestArchives(t *testing.T) {
 				t.Errorf("%s: %s has mode %o, is of %s:%s and of %s, %d bytes", platform, name, h.Mode, h.Uname, h.Gname, h.ModTime, len(e.content))
 			}
 		}
-		for _, name := range programs {
+		for _, name := range programsOf(platform) {
 			info, err := buildinfo.Read(bytes.NewReader(files[name].content))
 			if err != nil {
 				t.Fatalf("%s: %s: %v", platform, name, err)
+			}
+			for _, m := range info.Deps {
+				if !bytes.Contains(files["THIRD_PARTY"].content, []byte("\n"+m.Path+" "+m.Version+"\n")) {
+					t.Errorf("%s: THIRD_PARTY says nothing of %s %s, which is in %s", platform, m.Path, m.Version, name)
+				}
 			}
 			settings := make(map[string]string)
 			for _, s := range info.Settings {
@@ -155,7 +213,7 @@ func TestArchives(t *testing.T) {
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	files := released(t, runtime.GOOS+"_"+runtime.GOARCH)
-	for _, name := range programs {
+	for name := range programsOf(runtime.GOOS) {
 		program := filepath.Join(t.TempDir(), name)
 		if err := os.WriteFile(program, files[name].content, 0o700); err != nil {
 			t.Fatal(err)
@@ -181,7 +239,7 @@ func TestBills(t *testing.T) {
 	t.Parallel()
 	for _, platform := range platforms {
 		files := released(t, platform)
-		for _, name := range programs {
+		for name, file := range programsOf(platform) {
 			var document struct {
 				Version  string `json:"spdxVersion"`
 				Packages []struct {
@@ -199,15 +257,19 @@ func TestBills(t *testing.T) {
 			if err := json.Unmarshal(text, &document); err != nil {
 				t.Fatal(err)
 			}
-			info, err := buildinfo.Read(bytes.NewReader(files[name].content))
+			info, err := buildinfo.Read(bytes.NewReader(files[file].content))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if document.Version != "SPDX-2.3" || len(document.Packages) != len(info.Deps)+2 { // itself, and Go's library
+			want := len(info.Deps) + 2 // itself, and Go's library
+			if name == "probed" {
+				want++ // Swagger UI
+			}
+			if document.Version != "SPDX-2.3" || len(document.Packages) != want {
 				t.Fatalf("%s: %s is of %d modules, and its document, of %s, has %d packages", platform, name, len(info.Deps), document.Version, len(document.Packages))
 			}
 			itself := document.Packages[0]
-			if itself.Name != name || itself.Version != *tag || itself.Checksums[0].Value != sum(files[name].content) {
+			if itself.Name != file || itself.Version != *tag || itself.Checksums[0].Value != sum(files[file].content) {
 				t.Errorf("%s: the document of %s is about another: %+v", platform, name, itself)
 			}
 		}
@@ -236,8 +298,8 @@ func TestChecksums(t *testing.T) {
 	}
 	add(filepath.Join(*clone, image))
 	for _, platform := range platforms {
-		add(inDist(fmt.Sprintf("probed_%s_%s.tar.gz", *tag, platform)))
-		for _, name := range programs {
+		add(inDist(archiveOf(platform)))
+		for name := range programsOf(platform) {
 			add(inDist(fmt.Sprintf("%s_%s_%s.spdx.json", name, *tag, platform)))
 		}
 	}

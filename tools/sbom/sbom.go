@@ -4,15 +4,18 @@ package sbom
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"debug/buildinfo"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -61,6 +64,34 @@ func (p *Program) Modules() []*debug.Module {
 		modules = append(modules, m)
 	}
 	return modules
+}
+
+// page is how the library that renders the API document says its version in what it is compressed into.
+var page = regexp.MustCompile(`PACKAGE_VERSION:"([0-9][0-9A-Za-z.+-]*)"`)
+
+// Embedded are the packages in the program that are no modules of Go, which the linker knows nothing of: today Swagger UI, which a
+// module brings along as a compressed file. Found in the file itself, its version is that which people get.
+func (p *Program) Embedded() []*debug.Module {
+	for rest := p.Text; ; {
+		_, after, found := bytes.Cut(rest, []byte("\x1f\x8b\x08"))
+		if !found {
+			return nil
+		}
+		begin := rest[len(rest)-len(after)-3:]
+		rest = after
+		unpacked, err := gzip.NewReader(bytes.NewReader(begin))
+		if err != nil {
+			continue // other bytes that look like one
+		}
+		unpacked.Multistream(false)
+		content, err := io.ReadAll(io.LimitReader(unpacked, 16<<20))
+		if err != nil {
+			continue
+		}
+		if version := page.FindSubmatch(content); version != nil {
+			return []*debug.Module{{Path: "swagger-ui-dist", Version: string(version[1])}}
+		}
+	}
 }
 
 // What a document in SPDX 2.3 has of what there is to say here (section numbers are those of the specification).
@@ -157,6 +188,15 @@ func JSON(p *Program, version string, created time.Time) ([]byte, error) {
 		}
 		d.Packages = append(d.Packages, part)
 		d.Relationships = append(d.Relationships, Relationship{itself, "STATIC_LINK", part.ID})
+	}
+	for i, m := range p.Embedded() {
+		part := Package{
+			Name: m.Path, ID: fmt.Sprintf("SPDXRef-embedded-%d", i), Version: m.Version, DownloadLocation: unsaid,
+			LicenseConcluded: unsaid, LicenseDeclared: unsaid, Copyright: unsaid,
+			References: []Reference{{"PACKAGE-MANAGER", "purl", "pkg:npm/" + m.Path + "@" + url.QueryEscape(m.Version)}}, Purpose: "LIBRARY",
+		}
+		d.Packages = append(d.Packages, part)
+		d.Relationships = append(d.Relationships, Relationship{itself, "CONTAINS", part.ID})
 	}
 	text, err := json.MarshalIndent(d, "", " ")
 	return append(text, '\n'), err
