@@ -49,7 +49,7 @@ type world struct {
 func TestOpenAPI(t *testing.T) {
 	server := nettest.DNS(t, func(x *nettest.DNSExchange) { x.Send(x.Answer("example.org. 300 IN A 192.0.2.80")) })
 	w := &world{echo: nettest.TCP(t, nettest.Echo), names: server.Addr}
-	w.Probed = probetest.Start(t, probetest.Options{Config: fmt.Sprintf(`
+	config := fmt.Sprintf(`
 auth:
   tokens:
     - {name: reader, sha256: "sha256:%x"}
@@ -62,7 +62,8 @@ policy:
       rules:
         - {name: here, cidrs: [127.0.0.0/8], verbs: [resolve, connect, send]}
         - {name: names, hosts: ["*"], verbs: [resolve]}
-`, sha256.Sum256([]byte(token)))})
+`, sha256.Sum256([]byte(token)))
+	w.Probed = probetest.Start(t, probetest.Options{Config: config})
 	w.url = "http://" + w.HTTPAddress
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -81,6 +82,7 @@ policy:
 		t.Run("complete", w.complete)
 		t.Run("examples", w.examples)
 		t.Run("errors", w.errors)
+		t.Run("unavailable", func(t *testing.T) { w.unavailable(t, config) })
 		t.Run("formats", w.formats)
 		t.Run("generated client", w.generated)
 		t.Run("page", w.page)
@@ -278,9 +280,15 @@ func (w *world) hold(t *testing.T, response answer, body string, text []byte) {
 			t.Errorf("%s %s: a request that is answered, and the document refuses: %v", request.Method, request.URL, err)
 		}
 	}
-	if route.Operation.Responses.Status(response.StatusCode) == nil {
+	documented := route.Operation.Responses.Status(response.StatusCode)
+	if documented == nil {
 		t.Errorf("%s %s: %s is not documented: %s", request.Method, request.URL, response.Status, text)
 		return
+	}
+	for _, name := range []string{"Retry-After", "WWW-Authenticate"} {
+		if response.Header.Get(name) != "" && documented.Value.Headers[name] == nil {
+			t.Errorf("%s %s: %s has the header %s, which is not documented", request.Method, request.URL, response.Status, name)
+		}
 	}
 	kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	if err != nil {
@@ -381,6 +389,29 @@ func (w *world) errors(t *testing.T) {
 	}
 	if met != 7 {
 		t.Errorf("%d of these are examples of the document, want 7", met)
+	}
+}
+
+// unavailable asks a probed whose audit log cannot be written.
+func (w *world) unavailable(t *testing.T, config string) {
+	t.Parallel()
+	full := *w
+	full.Probed = probetest.Start(t, probetest.Options{Config: config, DiskFull: true})
+	full.url = "http://" + full.HTTPAddress
+	full.client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	for _, tt := range []struct{ method, path, body string }{
+		{"POST", "/v1/connect", `{"target": "127.0.0.1:9"}`},
+		{"POST", "/v1/exchange", `{"target": "127.0.0.1:9"}`},
+		{"GET", "/probe?module=tcp_connect&target=127.0.0.1:9", ""},
+	} {
+		response, text := full.ask(t, tt.method, tt.path, tt.body)
+		if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
+			t.Errorf("%s: %s %v %s", tt.path, response.Status, response.Header, text)
+		}
+		full.hold(t, response, tt.body, text)
+		if !full.alike(t, response, text) && tt.method == "POST" { // that of Prometheus is text
+			t.Errorf("%s: no example of the document is %s", tt.path, text)
+		}
 	}
 }
 

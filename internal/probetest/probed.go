@@ -44,6 +44,8 @@ type Options struct {
 	Env    []string // beside that of the test
 	// In is the namespace it runs in, where its callers then call it from as well; nil: that of the test.
 	In *nettest.Netns
+	// DiskFull is set when its audit log cannot be written: then no session begins.
+	DiskFull bool
 	// Dies is set when the test ends probed itself, or makes it end: then nothing is asserted of its end.
 	Dies bool
 }
@@ -75,6 +77,9 @@ func Start(t testing.TB, o Options) *Probed {
 	t.Helper()
 	dir := t.TempDir()
 	p := &Probed{t: t, options: o, log: &bytes.Buffer{}, audit: filepath.Join(dir, "audit"), exited: make(chan struct{})}
+	if o.DiskFull {
+		p.audit = "/dev/full"
+	}
 	config := filepath.Join(dir, "probed.yaml")
 	if err := os.WriteFile(config, []byte(o.Config+"\naudit:\n  path: "+p.audit+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -252,7 +257,7 @@ func (p *Probed) end() {
 			p.t.Errorf("%s in what probed logged:\n%s", word, p.log)
 		}
 	}
-	if !p.options.Dies {
+	if !p.options.Dies && !p.options.DiskFull {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		CheckAudit(p.t, p.Audit(), p.outcomes)

@@ -93,19 +93,20 @@ func statusOf(err error) *status.Status {
 	}
 	// Without an ErrorInfo it did not come from the service.
 	reason := probev1.ErrorReason_ERROR_REASON_INTERNAL
+	var more []protoadapt.MessageV1
 	switch s.Code() {
 	case codes.InvalidArgument:
 		message := parseFunction.ReplaceAllString(s.Message(), "")
 		return invalidField(fieldIn(message), message)
 	case codes.Unavailable:
 		s, reason = status.New(codes.Unavailable, "probed is shutting down"), probev1.ErrorReason_ERROR_REASON_UNAVAILABLE
-		s = withDetails(s, &errdetails.RetryInfo{RetryDelay: durationpb.New(endRetry)}) // another one may be there by then
+		more = append(more, &errdetails.RetryInfo{RetryDelay: durationpb.New(endRetry)}) // another one may be there by then
 	case codes.ResourceExhausted:
 		reason = probev1.ErrorReason_ERROR_REASON_LIMIT_REACHED
 	case codes.Canceled, codes.DeadlineExceeded:
 		reason = probev1.ErrorReason_ERROR_REASON_CANCELLED
 	}
-	return withDetails(s, &errdetails.ErrorInfo{Reason: reason.String(), Domain: errorDomain})
+	return withDetails(s, append([]protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: reason.String(), Domain: errorDomain}}, more...)...)
 }
 
 // parseFunction is how the generated handlers begin what is wrong with a number.

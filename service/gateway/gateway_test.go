@@ -261,8 +261,8 @@ func TestClosed(t *testing.T) {
 	} {
 		response, text := w.ask(t, body.method, body.path, body.body)
 		e := parseError(t, text)
-		if response.StatusCode != http.StatusServiceUnavailable || e.Code != 14 || e.reason() != "ERROR_REASON_UNAVAILABLE" || e.Message != "probed is shutting down" {
-			t.Errorf("%s: %s: %s", body.path, response.Status, text)
+		if response.StatusCode != http.StatusServiceUnavailable || e.Code != 14 || e.reason() != "ERROR_REASON_UNAVAILABLE" || e.Message != "probed is shutting down" || response.Header.Get("Retry-After") != "2" {
+			t.Errorf("%s: %s, %v: %s", body.path, response.Status, response.Header, text)
 		}
 	}
 }

@@ -306,9 +306,10 @@ func parseError(t *testing.T, text string) (e rpcError) {
 	return e
 }
 
+// reason is that of the ErrorInfo, which is the first of the details.
 func (e rpcError) reason() string {
-	for _, d := range e.Details {
-		if d.Type == "type.googleapis.com/google.rpc.ErrorInfo" && d.Domain == "probed" {
+	if len(e.Details) > 0 {
+		if d := e.Details[0]; d.Type == "type.googleapis.com/google.rpc.ErrorInfo" && d.Domain == "probed" {
 			return d.Reason
 		}
 	}
