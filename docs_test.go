@@ -42,3 +42,21 @@ func TestEnduranceNamesTests(t *testing.T) {
 		t.Errorf("there is no %s", name)
 	}
 }
+
+// A page that README.md does not lead to is not found.
+func TestReadmeLeadsToEveryPage(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatal(pages, err)
+	}
+	for _, page := range pages {
+		if !strings.Contains(string(readme), "("+page+")") {
+			t.Errorf("README.md has no link to %s", page)
+		}
+	}
+}
