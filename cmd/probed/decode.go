@@ -80,10 +80,12 @@ func (d *decoder) message(node *yaml.Node, into protoreflect.Message) {
 
 func (d *decoder) field(node *yaml.Node, field protoreflect.FieldDescriptor, of protoreflect.Message) {
 	switch {
-	case isUnread(field):
+	case isUnread(field), d.isUnset(node):
 	case field.IsMap() && node.Kind != yaml.MappingNode:
 		d.wrong(node, errNoKeys)
 	case field.IsMap():
+		d.foreign = true
+		defer func() { d.foreign = false }()
 		all := of.Mutable(field).Map()
 		for i := 0; i+1 < len(node.Content); i += 2 {
 			value := all.NewValue()
@@ -140,6 +142,13 @@ func (d *decoder) scalar(node *yaml.Node, field protoreflect.FieldDescriptor) pr
 		}
 		return protoreflect.ValueOfBytes(data)
 	case protoreflect.BoolKind:
+		if d.foreign {
+			var value bool
+			if node.Decode(&value) != nil {
+				d.wrong(node, errNoBool)
+			}
+			return protoreflect.ValueOfBool(value)
+		}
 		if node.Tag != "!!bool" || text != "true" && text != "false" {
 			d.wrong(node, errNoBool)
 		}

@@ -96,6 +96,9 @@ type document struct {
 	items  map[string]int   // of the lists in the files before this one, by the path
 	unread map[string]bool  // the paths of values that could not be read
 	broken bool             // one of the files is no document
+	// foreign: what is read has the form of another program, and means what it means there: a key without a value is as one
+	// that is not there, and true has other names.
+	foreign bool
 	faults []fault
 }
 
@@ -355,6 +358,7 @@ func (d *document) walkFields(node *yaml.Node, message protoreflect.MessageDescr
 			continue
 		}
 		switch {
+		case d.isUnset(value):
 		case value.Kind == yaml.ScalarNode && value.Tag == "!!null" && (field.IsList() || single):
 			d.where[inner] = place{d.file(), position{key.Line, key.Column}}
 			d.at(key.Line, key.Column, inner, "there is no value; leave the key out or give it one")
@@ -378,6 +382,8 @@ func (d *document) walkMap(node *yaml.Node, message protoreflect.MessageDescript
 	if node.Kind != yaml.MappingNode {
 		return
 	}
+	d.foreign = true
+	defer func() { d.foreign = false }()
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		key, value := node.Content[i], node.Content[i+1]
 		inner := fmt.Sprintf("%s[%q]", path, key.Value)
@@ -388,6 +394,11 @@ func (d *document) walkMap(node *yaml.Node, message protoreflect.MessageDescript
 		d.walk(value, message, inner, fields)
 		d.where[inner] = place{d.file(), position{key.Line, key.Column}}
 	}
+}
+
+// isUnset tells whether a value stands for none, as in other programs.
+func (d *document) isUnset(value *yaml.Node) bool {
+	return d.foreign && value.Kind == yaml.ScalarNode && value.Tag == "!!null"
 }
 
 // mostAliased is how many nodes aliases may stand for, so that a few of aliases do not stand for all the memory there is.

@@ -5,11 +5,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	configv1 "probed/gen/probe/config/v1"
 	"probed/internal/nettest"
 )
 
@@ -139,6 +141,38 @@ func TestProbeComesAndGoes(t *testing.T) {
 	await("tcp", 404, "there is no /probe")
 }
 
+// An answer says under which id the log has its call, be it an error; and where it is given from, to those who may know.
+func TestProbeHeaders(t *testing.T) {
+	t.Parallel()
+	s := newSecured(t)
+	s.put(t, map[string]string{"probed.yaml": s.config(securedPolicy, probeModules)})
+	s.start(t)
+	echo, refused := nettest.TCP(t, nettest.Echo).String(), nettest.Refused(t).String()
+	for _, test := range []struct {
+		who            who
+		module, target string
+		code           int
+	}{
+		{token("all"), "tcp", echo, 200},
+		{token("all"), "ask", echo, 200},
+		{token("all"), "ask", refused, 200},
+		{token("all"), "tcp", "192.0.2.1:1", 403},
+		{token("all"), "ask", "192.0.2.1:1", 403},
+		{token("nobody"), "tcp", echo, 403},
+		{who{}, "tcp", echo, 401},
+	} {
+		query := url.Values{"module": {test.module}, "target": {test.target}}.Encode()
+		reply, text, err := s.rest(t.Context(), s.client(t, test.who), test.who, http.MethodGet, "/probe?"+query, "")
+		if err != nil || reply.StatusCode != test.code {
+			t.Fatalf("%s: %v, %v, %s", query, err, reply, text)
+		}
+		id := reply.Header.Get("Probe-Request-Id")
+		if len(id) != 16 || (reply.Header.Get("Probe-Vantage") != "") != (test.code == 200 || test.who == token("all")) {
+			t.Errorf("%s: %v", query, reply.Header)
+		}
+	}
+}
+
 // Limits are those of every caller.
 func TestProbeLimits(t *testing.T) {
 	t.Parallel()
@@ -183,6 +217,54 @@ modules:
 	}
 }
 
+// What blackbox_exporter reads, that is true or nothing, is read as it reads it; in what is probed's own it is not.
+func TestModulesAsTheyAre(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c, err := readText(t, dir, `
+modules:
+  a:
+    prober: tcp
+    timeout: ~
+    tcp: &tcp
+      source_ip_address: ~
+      preferred_ip_protocol: null
+      ip_protocol_fallback:
+      tls: True
+      query_response:
+      tls_config: {insecure_skip_verify: yes, ca_file: ~, min_version: ~}
+  b: {prober: tcp, tcp: {<<: *tcp, tls: ~}, dns: ~, http: ~}
+  c: {prober: dns, dns: {query_name: a, recursion_desired: off, valid_rcodes: ~}}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.modules) != 3 {
+		t.Errorf("%v", c.modules)
+	}
+	var read configv1.Config
+	d := readDocument([]string{filepath.Join(dir, "probed.yaml")}, os.Getenv, &read)
+	a, b := read.GetModules()["a"].GetTcp(), read.GetModules()["b"].GetTcp()
+	if !a.GetTls() || !a.GetTlsConfig().GetInsecureSkipVerify() || a.IpProtocolFallback != nil || b.GetTls() || read.GetModules()["c"].GetDns().RecursionDesired == nil ||
+		read.GetModules()["c"].GetDns().GetRecursionDesired() || read.GetModules()["a"].Timeout != nil {
+		t.Errorf("%v, %v", &read, d.faults)
+	}
+	for text, want := range map[string]string{
+		"modules: {a: {prober: tcp, tcp: {tls: maybe}}}":                 "it is true or false",
+		"modules: {a: {prober: tcp, tcp: {tls: [true]}}}":                "expected here",
+		"modules: {a: {prober: tcp, tcp: {tsl: ~}}}":                     "there is no such key",
+		"modules: {a: {prober: tcp, tcp: {tls: ~, tls: ~}}}":             "the key stands twice",
+		"modules: {a: {prober: tcp}}\ntracing: ~":                        "there is no such key",
+		"modules: {a: {prober: tcp}}\nauth: {tokens_file: ~}":            "there is no value",
+		"modules: {a: {prober: tcp}}\nauth: {tokens_file_optional: yes}": "it is true or false",
+		"auth: {tokens_file: ~}\nmodules: {a: {prober: tcp}}":            "there is no value",
+	} {
+		if _, err := readText(t, dir, text+"\n"); want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+}
+
 // What is wrong with modules is told at its place, and of what may be there is no word.
 func TestConfigOfModules(t *testing.T) {
 	t.Parallel()
@@ -207,7 +289,7 @@ func TestConfigOfModules(t *testing.T) {
 		"a: {prober: tcp, tcp: {preferred_ip_protocol: ip5}}":                                          `tcp.preferred_ip_protocol: it is ip4 or ip6`,
 		"a: {prober: tcp, tcp: {source_ip_address: x}}":                                                `tcp.source_ip_address: it is no address`,
 		"a: {prober: tcp, tcp: {query_response: [{}, {expect: '('}]}}":                                 `:2:56: modules["a"].tcp.query_response[1].expect: error parsing`,
-		`a: {prober: tcp, tcp: {query_response: [{expect: '\w{500}'}]}}`:                               `250 are the most`,
+		`a: {prober: tcp, tcp: {query_response: [{expect: '\w{500}'}]}}`:                               `250 are the most; what is repeated`,
 		"a: {prober: tcp, tcp: {query_response: [{expect: a, expect_bytes: b}]}}":                      `exclude each other`,
 		"a: {prober: tcp, tcp: {query_response: [{expect: a, labels: [{name: 1a}]}]}}":                 `labels[0].name: it is no name of a label`,
 		"a: {prober: tcp, tcp: {query_response: [{expect: a, send: '$${0} ${0}'}]}}":                   `send: behind expect a literal`,

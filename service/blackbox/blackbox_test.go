@@ -128,7 +128,7 @@ func TestRequests(t *testing.T) {
 		},
 		"of one family, from an address": {
 			&configv1.Module{Prober: "tcp", Tcp: &configv1.TcpModule{PreferredIpProtocol: "ip4", IpProtocolFallback: &no, SourceIpAddress: "192.0.2.1"}},
-			"a.test%3A22", "",
+			"a.test:22", "",
 			&probev1.ConnectRequest{Target: "tcp://a.test:22", Family: probev1.AddressFamily_AF_INET, Source: "192.0.2.1"},
 		},
 		"by TLS": {
@@ -195,6 +195,7 @@ func TestErrors(t *testing.T) {
 		"no outcome":          {send, service{}, "a:1", func(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) }},
 		"no target":           {send, service{}, "", isRequestError},
 		"no port":             {send, service{}, "a", isRequestError},
+		"encoded twice":       {send, service{}, "a%3A1", isRequestError},
 	} {
 		if r, err := module(t, test.config).Probe(t.Context(), &test.service, Request{Target: test.target}); r != nil || !test.want(err) {
 			t.Errorf("%s: %v, %v", name, r, err)
@@ -262,6 +263,33 @@ probe_tls_version_info{version="TLS 1.3"} 1
 	s.outcome.EndedBy = probev1.EndedBy_ENDED_BY_DEADLINE // the peer had more to say, perhaps
 	if got := text(t, r); !strings.Contains(got, "probe_failed_due_to_regex 0\n") {
 		t.Error(got)
+	}
+}
+
+// What was not come to took no time.
+func TestQueryResponseTakesNoTime(t *testing.T) {
+	t.Parallel()
+	asks := []*configv1.QueryResponse{{Expect: "220"}}
+	for name, test := range map[string]struct {
+		entries []*configv1.QueryResponse
+		outcome *probev1.Outcome
+		want    string
+	}{
+		"TLS is not spoken": {asks, &probev1.Outcome{Phase: probev1.Phase_PHASE_TLS, Reason: probev1.Reason_REASON_TLS_NOT_SPOKEN}, "0"},
+		"nothing is said":   {nil, &probev1.Outcome{Ok: true}, "0"},
+		"all is said":       {asks, &probev1.Outcome{Ok: true}, "7"},
+		"the first fails":   {asks, &probev1.Outcome{Phase: probev1.Phase_PHASE_RECEIVE, FailedStep: proto.Uint32(0)}, "7"},
+	} {
+		test.outcome.Remote = "192.0.2.1:25"
+		test.outcome.Timings = &probev1.Timings{Connect: durationpb.New(2 * time.Second), Tls: durationpb.New(time.Second), Total: durationpb.New(10 * time.Second)}
+		m := module(t, &configv1.Module{Prober: "tcp", Tcp: &configv1.TcpModule{Tls: true, QueryResponse: test.entries}})
+		r, err := m.Probe(t.Context(), &service{outcome: test.outcome}, Request{Target: "a:25"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := text(t, r); !strings.Contains(got, `{phase="query_response"} `+test.want+"\n") {
+			t.Errorf("%s: want %s in %s", name, test.want, got)
+		}
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -80,8 +79,9 @@ func (all Modules) Named(name string) (*Module, error) {
 	return m, nil
 }
 
-// Timeout is how long a probe may take: as the module says, and not longer than Prometheus waits, which it says in a header
-// (X-Prometheus-Scrape-Timeout-Seconds; empty: it did not), nor than most (0: no such bound).
+// Timeout is how long a probe may take: as the module says, and half a second less than Prometheus waits, which it says in a
+// header (X-Prometheus-Scrape-Timeout-Seconds; empty: it did not), whichever is less. Of a wait of half a second or less the
+// module's counts alone, and where it has none the whole wait. In any case it is not longer than most (0: no such bound).
 func (m *Module) Timeout(scrape string, most time.Duration) (time.Duration, error) {
 	wait := scrapeTimeout
 	if scrape != "" {
@@ -110,9 +110,6 @@ func (m *Module) Timeout(scrape string, most time.Duration) (time.Duration, erro
 // the call: of a caller who may not, of limits, of probed itself. None of these says anything about the target.
 func (m *Module) Probe(ctx context.Context, client Client, request Request) (*Result, error) {
 	target := request.Target
-	if decoded, err := url.QueryUnescape(target); err == nil {
-		target = decoded // encoded twice, as some relabelling does
-	}
 	if target == "" {
 		return nil, &RequestError{"the parameter target is missing"}
 	}

@@ -137,7 +137,7 @@ func (r *Result) ofTCP(s *series) {
 	t := r.outcome.GetTimings()
 	resolve, connect, tls := t.GetResolve().AsDuration(), t.GetConnect().AsDuration(), t.GetTls().AsDuration()
 	talk := time.Duration(0)
-	if r.outcome.GetRemote() != "" && len(r.module.steps) > 0 { // else nothing was said
+	if len(r.module.steps) > 0 && (r.outcome.GetOk() || r.outcome.FailedStep != nil) { // else it did not get to the first of them
 		talk = t.GetTotal().AsDuration() - resolve - connect - tls
 	}
 	s.phases("probe_tcp_duration_seconds", "Duration of TCP probe by phase", map[string]time.Duration{

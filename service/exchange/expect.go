@@ -47,7 +47,7 @@ func CompileExpect(expression string) (*regexp.Regexp, error) {
 		return nil, err
 	}
 	if n := len(program.Inst); n > mostInstructions {
-		return nil, fmt.Errorf("too large: it compiles to %d instructions, and %d are the most", n, mostInstructions)
+		return nil, fmt.Errorf("too large: it compiles to %d instructions, and %d are the most; what is repeated counts as often as it may be: write x+ for x{1,300}", n, mostInstructions)
 	}
 	return regexp.Compile("(?m:" + expression + ")")
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -8,7 +9,9 @@ import (
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	probev1 "probed/gen/probe/v1"
@@ -41,9 +44,11 @@ func (g *Gateway) probe(w http.ResponseWriter, r *http.Request, modules blackbox
 	}
 	ctx, leave, ok := g.config.Enter(r)
 	defer leave()
+	client := &headerClient{Client: g.client}
 	if !ok || !g.config.Admits(ctx, probev1.ExchangeService_Connect_FullMethodName) {
 		// The chain refuses whatever is asked, and says why. Who may not connect learns nothing of the modules.
-		_, err := g.client.Connect(ctx, &probev1.ConnectRequest{})
+		_, err := client.Connect(ctx, &probev1.ConnectRequest{})
+		copyHeader(w, client.header)
 		writeProbeError(w, err)
 		return
 	}
@@ -59,7 +64,8 @@ func (g *Gateway) probe(w http.ResponseWriter, r *http.Request, modules blackbox
 		return
 	}
 	debug := query.Get("debug") == "true"
-	result, err := module.Probe(ctx, g.client, blackbox.Request{Target: query.Get("target"), Hostname: query.Get("hostname"), Timeout: timeout, Debug: debug})
+	result, err := module.Probe(ctx, client, blackbox.Request{Target: query.Get("target"), Hostname: query.Get("hostname"), Timeout: timeout, Debug: debug})
+	copyHeader(w, client.header)
 	if err != nil {
 		writeProbeError(w, err)
 		return
@@ -79,6 +85,22 @@ func (g *Gateway) probe(w http.ResponseWriter, r *http.Request, modules blackbox
 		"Accept": r.Header.Values("Accept"), "Accept-Encoding": r.Header.Values("Accept-Encoding"),
 	}}
 	promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}).ServeHTTP(w, scrape.WithContext(ctx))
+}
+
+// headerClient is one that keeps the header of the call that is made, of which the answer has what is meant for the caller.
+type headerClient struct {
+	blackbox.Client
+	header metadata.MD
+}
+
+// Connect is that of the client.
+func (c *headerClient) Connect(ctx context.Context, request *probev1.ConnectRequest, options ...grpc.CallOption) (*probev1.ConnectResponse, error) {
+	return c.Client.Connect(ctx, request, append(options, grpc.Header(&c.header))...)
+}
+
+// Exchange is that of the client. The header is there when the stream has ended.
+func (c *headerClient) Exchange(ctx context.Context, request *probev1.ExchangeRequest, options ...grpc.CallOption) (grpc.ServerStreamingClient[probev1.ExchangeResponse], error) {
+	return c.Client.Exchange(ctx, request, append(options, grpc.Header(&c.header))...)
 }
 
 // writeProbeError writes why there was no probe.
