@@ -99,7 +99,7 @@ type document struct {
 	// foreign: what is read has the form of another program, and means what it means there: a key without a value is as one
 	// that is not there, and true has other names.
 	foreign bool
-	faults []fault
+	faults  []fault
 }
 
 func newDocument(getenv func(string) string) *document {
