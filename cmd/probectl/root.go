@@ -45,6 +45,9 @@ func run(ctx context.Context, program string, args []string, stdin io.Reader, st
 	}
 	root := newRootCommand(t, getenv)
 	root.SetArgs(args)
+	if len(args) > 0 && args[0] == cobra.ShellCompRequestCmd {
+		describeFlags(root)
+	}
 	command, err := root.ExecuteContextC(inTrace(ctx, getenv))
 	if writeErr := t.stdout.close(); err == nil && writeErr != nil {
 		err = writeErr
@@ -232,6 +235,12 @@ func (t *tool) local() bool { return t.server == "" && t.kube.probed == "" }
 // checkServer settles who answers, and is what is wrong with the flags about that. A flag counts more than the
 // environment.
 func (t *tool) checkServer() error {
+	switch {
+	case t.connectTimeout <= 0:
+		return errors.New("--connect-timeout: it is more than 0")
+	case t.retryMaxTime < 0:
+		return errors.New("--retry-max-time: it is 0, to ask once, or more")
+	}
 	server, kube := t.kube.flags.Changed("server"), t.kube.flags.Changed("kube")
 	if server && !kube && t.server == "" {
 		t.kube.probed = "" // from this machine, then
