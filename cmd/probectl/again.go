@@ -34,7 +34,7 @@ func (t *tool) again(ctx context.Context, method string, request, reply any, con
 		err := invoke(ctx, method, request, reply, conn, options...)
 		wait, told := comeAgain(err)
 		wait = max(wait, least)
-		if !told || isProbe(method) || time.Since(begin)+wait > t.retryMaxTime {
+		if !told || isProbe(method) || t.retryMaxTime <= 0 || wait > t.retryMaxTime-time.Since(begin) {
 			return err
 		}
 		t.stderr.line("note: the server says: %s; asking again in %v", status.Convert(err).Message(), wait.Round(10*time.Millisecond))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"math"
 	"net"
 	"regexp"
 	"strings"
@@ -98,6 +99,8 @@ func TestAgain(t *testing.T) {
 		{name: "no end of it", refusal: refusal(codes.ResourceExhausted, 0), enough: forever, args: []string{"--retry-max-time", "2s"}, least: 2, code: exitFailed, stderr: `asking again in 100ms\n`},
 		{name: "later than that", refusal: refusal(codes.ResourceExhausted, time.Minute), enough: forever, reached: 1, code: exitFailed},
 		{name: "asked once", refusal: refusal(codes.ResourceExhausted, 0), enough: forever, args: []string{"--retry-max-time", "0"}, reached: 1, code: exitFailed},
+		{name: "never", refusal: refusal(codes.ResourceExhausted, math.MaxInt64), enough: forever, reached: 1, code: exitFailed},
+		{name: "never, asked once", refusal: refusal(codes.ResourceExhausted, math.MaxInt64), enough: forever, args: []string{"--retry-max-time", "0"}, reached: 1, code: exitFailed},
 		{name: "does not say when", refusal: refusal(codes.Unavailable, -1), enough: forever, reached: 1, code: exitFailed},
 		{name: "another error", refusal: refusal(codes.Internal, 0), enough: forever, reached: 1, code: exitFailed},
 		{name: "not found", refusal: refusal(codes.NotFound, 0), enough: forever, reached: 1, code: exitFailed},

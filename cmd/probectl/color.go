@@ -95,7 +95,8 @@ func (t *tool) color(when string) {
 	}
 }
 
-// wantsColors is what the environment says: NO_COLOR is no, whatever its value, and so is a terminal without them.
+// wantsColors is what the environment says: NO_COLOR is no, with any value but an empty one, and so is a terminal without
+// them, or of which nothing is known.
 func (t *tool) wantsColors() bool {
 	terminal := t.getenv("TERM")
 	return t.getenv("NO_COLOR") == "" && terminal != "dumb" && (terminal != "" || runtime.GOOS == "windows" && t.getenv("WT_SESSION") != "")

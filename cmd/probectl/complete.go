@@ -11,8 +11,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"probed/service/names"
 )
@@ -51,12 +54,43 @@ func completeFlag(command *cobra.Command, flag string, of completer) {
 // complete answers cobra, with those candidates that begin with what is typed.
 func (of completer) complete(command *cobra.Command, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	all, space := of(command, typed)
-	all = slices.DeleteFunc(all, func(candidate cobra.Completion) bool { return !strings.HasPrefix(candidate, typed) })
+	known := make(map[string]bool)
+	all = slices.DeleteFunc(all, func(candidate cobra.Completion) bool {
+		word, _, _ := strings.Cut(candidate, "\t")
+		drop := !strings.HasPrefix(candidate, typed) || known[word] || strings.ContainsFunc(word, actedOn)
+		known[word] = true
+		return drop
+	})
 	directive := cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 	if !space {
 		directive |= cobra.ShellCompDirectiveNoSpace
 	}
 	return all, directive
+}
+
+// actedOn tells the characters that a shell may do something about, and those that cannot be seen. Nothing that has one is
+// offered: where several words may follow, bash puts what they have in common into the line as it is, with what is told of
+// two words that are the same, and cobra's script evaluates the line at the next press of the key. So the name of a file
+// that somebody else has made would be run.
+func actedOn(r rune) bool {
+	return !unicode.In(r, unicode.L, unicode.M, unicode.N) && !strings.ContainsRune("-_./:,=+@%[]", r) || r == utf8.RuneError
+}
+
+// describeFlags makes what is told of each flag of a command, and of those below it, fit beside a candidate: one line, up to
+// where it goes into details.
+func describeFlags(command *cobra.Command) {
+	describe := func(flag *pflag.Flag) {
+		_, usage := pflag.UnquoteUsage(flag) // without backticks
+		usage = strings.ReplaceAll(usage, "\n", " ")
+		for _, end := range []string{";", " (default", ". "} {
+			usage, _, _ = strings.Cut(usage, end)
+		}
+		flag.Usage = usage
+	}
+	command.LocalFlags().VisitAll(describe)
+	for _, below := range command.Commands() {
+		describeFlags(below)
+	}
 }
 
 // nothing is the completer of what nobody can guess; files are none.

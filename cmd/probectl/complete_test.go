@@ -132,6 +132,28 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
+// TestFlagsAreDescribed: each in one line, of words that are whole.
+func TestFlagsAreDescribed(t *testing.T) {
+	t.Parallel()
+	root := newRootCommand(&tool{stdout: newPrinter(io.Discard), stderr: newPrinter(io.Discard), getenv: noEnvironment}, noEnvironment)
+	for _, command := range append(subcommands(root), root) {
+		path := strings.Fields(command.CommandPath())[1:]
+		flags, _ := completed(t, noEnvironment, append(path, "--")...)
+		for _, flag := range flags {
+			name, usage, _ := strings.Cut(flag, "\t")
+			if usage == "" || strings.ContainsAny(usage, "`;") || strings.HasSuffix(usage, ",") || strings.Count(usage, "(") != strings.Count(usage, ")") {
+				t.Errorf("%s %s: %q", command.CommandPath(), name, usage)
+			}
+		}
+		if len(flags) < 10 {
+			t.Errorf("%s: %d flags", command.CommandPath(), len(flags))
+		}
+	}
+	if flags, _ := completed(t, noEnvironment, "--serve"); !slices.Contains(flags, "--server\tthe probed to ask: SERVER is HOST[:PORT] of its gRPC listener (port 50051 unless given), or a name of the configuration file") {
+		t.Errorf("%q", flags)
+	}
+}
+
 // TestEverythingIsCompleted: no argument and no flag is left to a shell, which would offer files, unless a file is meant.
 func TestEverythingIsCompleted(t *testing.T) {
 	t.Parallel()
@@ -199,7 +221,7 @@ func TestCompletionByKubectl(t *testing.T) {
 	cluster := t.TempDir()
 	for name, text := range map[string]string{
 		"list-services": "service/probed\nservice/web\n", "list-namespaces": "namespace/net\nnamespace/shop\n",
-		"list-get-contexts": "dev\nprod\n", "list-serviceaccounts": "serviceaccount/probe-user\n",
+		"list-get-contexts": "dev\nprod\nprod$(id>ran)\npro;id\n", "list-serviceaccounts": "serviceaccount/probe-user\n",
 	} {
 		if err := os.WriteFile(filepath.Join(cluster, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)

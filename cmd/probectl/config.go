@@ -322,8 +322,10 @@ func flagList(names []string) string {
 func (t *tool) givenSettings(command *cobra.Command) ([]setting, error) {
 	var settings []setting
 	flags := command.Flags()
-	if flags.Changed("each") {
-		return nil, errors.New("--each is about a question, and not written down")
+	for _, flag := range []string{"each", "retry-max-time"} {
+		if flags.Changed(flag) {
+			return nil, fmt.Errorf("--%s is about a question, and not written down", flag)
+		}
 	}
 	for _, key := range serverKeys {
 		if !flags.Changed(key) {

@@ -271,7 +271,7 @@ func (s *namedServer) check() (line int, err error) {
 				err = errors.New("it is one of true, false")
 			}
 		case "connect-timeout":
-			if _, e := time.ParseDuration(given.value); e != nil {
+			if d, e := time.ParseDuration(given.value); e != nil || d <= 0 {
 				err = errors.New("it takes a time, as 300ms or 2s")
 			}
 		default:

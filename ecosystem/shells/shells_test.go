@@ -55,7 +55,14 @@ var presses = []struct{ typed, line, in string }{
 	{typed: "probectl config use-server clu", line: "probectl config use-server cluster"},
 	{typed: "probectl connect --cacert some-c", line: "probectl connect --cacert some-ca.pem"},
 	{typed: "probectl service some-c", line: "probectl service some-c"}, // a file is none
+	{typed: "probectl connect unix://some-c", line: "probectl connect unix://some-ca.pem"},
+	// Names that a shell would run, see hostile: they are not offered.
+	{typed: "probectl connect unix://hostile/a\t\t", line: "probectl connect unix://hostile/a"},
+	{typed: "probectl exchange a:1 --step send-file:hostile/a\t\t", line: "probectl exchange a:1 --step send-file:hostile/a"},
 }
+
+// hostile are the names of files that run something, if a shell takes them for a part of its line.
+var hostile = []string{"a$(id>ran)1", "a$(id>ran)2"} // two, whose common beginning bash does not quote
 
 // listings is what is typed up to TAB where several things may follow, and what the shell then shows beside them.
 var listings = []struct{ typed, shown string }{
@@ -88,6 +95,9 @@ func TestShells(t *testing.T) {
 				if line := strings.TrimRight(result[1], " "); line != press.line {
 					t.Errorf("%q became %q, want %q", press.typed, line, press.line)
 				}
+			}
+			if _, err := os.Stat(filepath.Join(home, "ran")); err == nil {
+				t.Error("the name of a file was run")
 			}
 			for _, listing := range listings {
 				s := start(t, shell, home)
@@ -124,6 +134,9 @@ func install(t *testing.T, s shell, program string) (home string) {
 		write(t, filepath.Join(home, name), text)
 	}
 	write(t, filepath.Join(home, "some-ca.pem"), "")
+	for _, name := range hostile {
+		write(t, filepath.Join(home, "hostile", name), "")
+	}
 	if err := os.Mkdir(filepath.Join(home, "bin"), 0o700); err != nil {
 		t.Fatal(err)
 	}
