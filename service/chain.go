@@ -268,6 +268,9 @@ func (c *Call) Reason(err error) string {
 	return strings.TrimPrefix(reason, "ERROR_REASON_")
 }
 
+// Code is the name of the status code of a call that ended with err, as "PERMISSION_DENIED".
+func (*Call) Code(err error) string { return codeName(err) }
+
 // request is what the chain knows of one.
 type request struct {
 	Call

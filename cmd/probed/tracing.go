@@ -31,7 +31,8 @@ func (s *server) openTracing(vantage service.Vantage) (err error) {
 			subject := guard.CallerFrom(ctx).Subject
 			return s.listeners.reachable == 0 || subject != "" && subject != guard.Anonymous
 		},
-		Log: s.log,
+		Log:  s.log,
+		Lost: s.counts.SpansLost,
 	})
 	return err
 }

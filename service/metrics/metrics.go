@@ -58,6 +58,7 @@ type Metrics struct {
 	issuers        *prometheus.CounterVec
 	strangers      *prometheus.CounterVec
 	expirations    *prometheus.GaugeVec
+	spansLost      prometheus.Counter
 }
 
 const (
@@ -146,6 +147,9 @@ func New(version string) *Metrics {
 		expirations: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "probed_certificate_expiration_timestamp_seconds", Help: "When the certificate that a listener shows will have expired, or the first of its chain.",
 		}, []string{"listener"}),
+		spansLost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "probed_trace_spans_lost_total", Help: "Spans that the collector of traces did not take, or that found no room to wait for it.",
+		}),
 	}
 	m.reloaded.Set(1) // what it began with
 	m.reloadedAt.SetToCurrentTime()
@@ -179,7 +183,7 @@ func New(version string) *Metrics {
 	m.registry.MustRegister(
 		m.dials, m.dialDuration, m.bytes, m.active, m.sessions, m.lookups, m.lookupDuration, m.decisions,
 		m.echoed, m.echoStreams, m.echoActive, m.insecure, m.limited, m.most, m.refused,
-		m.reloads, m.reloaded, m.reloadedAt, m.auditWrites, m.issuers, m.strangers, m.expirations, info, m.rpcs,
+		m.reloads, m.reloaded, m.reloadedAt, m.auditWrites, m.issuers, m.strangers, m.expirations, m.spansLost, info, m.rpcs,
 	)
 	return m
 }
@@ -306,6 +310,9 @@ func (m *Metrics) IssuerAsked(ok bool) { m.issuers.WithLabelValues(result(ok)).I
 
 // Unauthenticated counts a call of which it was not known who called.
 func (m *Metrics) Unauthenticated(reason string) { m.strangers.WithLabelValues(reason).Inc() }
+
+// SpansLost counts spans that nobody gets.
+func (m *Metrics) SpansLost(spans int) { m.spansLost.Add(float64(spans)) }
 
 // ConnectionRefused counts a connection that was closed because there were too many.
 func (m *Metrics) ConnectionRefused() { m.refused.Inc() }

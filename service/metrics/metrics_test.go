@@ -224,6 +224,7 @@ func TestSeries(t *testing.T) {
 	w.Limit("sessions_per_caller", 32, nil)
 	w.Limit("calls", 0, func() int { return 5 })
 	w.Ready(func() bool { return true })
+	w.SpansLost(3)
 	w.Certificate("grpc", time.Unix(4_000_000_000, 0))
 
 	want := map[string]float64{
@@ -235,6 +236,7 @@ func TestSeries(t *testing.T) {
 		"probed_limit_max{limit=sessions_per_caller}":                           32,
 		"probed_limit_used{limit=calls}":                                        5,
 		"probed_limit_used{limit=sessions}":                                     3,
+		"probed_trace_spans_lost_total{}":                                       3,
 		"probed_ready{}":                                                        1,
 		"probed_config_reloads_total{result=error}":                             0,
 		"probed_config_reloads_total{result=ok}":                                0,

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	grpccodes "google.golang.org/grpc/codes"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
@@ -22,7 +23,6 @@ import (
 // of a call. It is called here rather than by gRPC's transport because so a call by REST, which passes no transport, has the
 // same span; because a transport does not know yet who is refused; and because it would be called for each message.
 func (t *Tracing) Call(ctx context.Context, call *service.Call) (_ context.Context, ended func(error)) {
-	begin := time.Now()
 	ctx = t.rpcs.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: call.Method})
 	span := trace.SpanFromContext(ctx)
 	if id := span.SpanContext(); id.IsValid() {
@@ -32,10 +32,30 @@ func (t *Tracing) Call(ctx context.Context, call *service.Call) (_ context.Conte
 		if span.IsRecording() {
 			span.SetAttributes(aboutCall(ctx, call, err)...)
 		}
-		if err != nil { // whose text is for the caller, and may quote a peer
-			err = status.Error(status.Code(err), call.Reason(err))
-		}
-		t.rpcs.HandleRPC(ctx, &stats.End{BeginTime: begin, EndTime: time.Now(), Error: err})
+		endCall(span, call, err)
+	}
+}
+
+// endCall ends the span of a call. otelgrpc would put the text of the error into it, which may quote a peer, and take it for a fault
+// of ours that a name server does not answer.
+func endCall(span trace.Span, call *service.Call, err error) {
+	span.SetAttributes(attribute.String("rpc.response.status_code", call.Code(err)))
+	if isFault(err, call.Reason(err)) {
+		fail(span, call.Reason(err))
+	}
+	span.End()
+}
+
+// isFault tells whether a call has failed by what is wrong here, be it that the audit log cannot be written, and not with what
+// was asked, or with those that were asked then.
+func isFault(err error, reason string) bool {
+	switch status.Code(err) {
+	case grpccodes.Internal, grpccodes.Unknown, grpccodes.DataLoss:
+		return true
+	case grpccodes.Unavailable:
+		return reason == "UNAVAILABLE"
+	default:
+		return false
 	}
 }
 
@@ -75,6 +95,9 @@ func (t *Tracing) Part(ctx context.Context, part exchange.Part) (_ context.Conte
 		}
 		span.SetAttributes(attribute.String("probe.reason", reason))
 		span.SetAttributes(aboutEnd(part, end)...)
+		if end.Reason == exchange.PolicyDenied { // before anything was sent there
+			span.SetAttributes(phase(exchange.PhasePolicy))
+		}
 		// That another address was quicker, or that the caller has gone, is no failure.
 		if end.Reason != exchange.None && end.Reason != exchange.Cancelled {
 			fail(span, reason)

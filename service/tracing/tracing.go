@@ -12,7 +12,7 @@ package tracing
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"net"
 	"time"
@@ -33,7 +33,7 @@ import (
 // flushPatience is how long Close takes at most to send what is left.
 const flushPatience = 2 * time.Second
 
-// Config is what a Tracing is made of. All but HostRoots are required.
+// Config is what a Tracing is made of. All but HostRoots and Lost are required.
 type Config struct {
 	// Getenv reads the environment as far as it decides whether there are spans, and by which protocol they go. What the
 	// SDK of OpenTelemetry reads by itself is the environment of the process.
@@ -47,8 +47,10 @@ type Config struct {
 	// Trusted tells whether the trace of a caller goes on here, and with it the caller's word that it is to be kept. For
 	// others a trace of its own begins, which the sampler decides about, with a link to the caller's.
 	Trusted func(context.Context) bool
-	// Log is told when the collector does not take what it is sent.
+	// Log is told which variable says what cannot be meant, and when the collector does not take what it is sent.
 	Log *slog.Logger
+	// Lost is called when that many spans are lost: the collector did not take them, or they found no room to wait. May be nil.
+	Lost func(spans int)
 }
 
 // Tracing makes spans and sends them.
@@ -56,15 +58,20 @@ type Tracing struct {
 	provider *sdk.TracerProvider
 	tracer   trace.Tracer
 	rpcs     stats.Handler
+	losses   *losses
 	giveUp   context.CancelFunc // sending, at once
 }
 
 // Open returns a Tracing, or nil when the environment asks for none. It connects to nothing yet. An error says which variable
-// is wrong.
+// names a file of TLS that cannot be used; what else is wrong with them is told to the log.
 func Open(config Config) (*Tracing, error) {
-	e, err := readEnvironment(config.Getenv)
-	if err != nil || !e.on {
-		return nil, err
+	// What goes wrong in there is told to the whole process, or by it to stderr, with the values of variables, which may be
+	// credentials: what is wrong with these is told by us, without.
+	otel.SetLogger(logr.FromSlogHandler(messages{config.Log.Handler()}))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {}))
+	e := readEnvironment(config.Getenv, config.Log)
+	if !e.on {
+		return nil, nil //nolint:nilnil // that is what is asked for
 	}
 	ctx := context.Background()
 	to, err := newExporter(ctx, e, config)
@@ -76,15 +83,14 @@ func Open(config Config) (*Tracing, error) {
 		resource.WithAttributes(origin(config.Vantage)...),
 		resource.WithFromEnv(), // last: what the operator says decides
 	)
-	if err != nil {
-		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
+	if err != nil && !errors.Is(err, resource.ErrPartialResource) {
+		return nil, err
 	}
-	// What else goes wrong in there is told to the whole process, or by it to stderr.
-	otel.SetLogger(logr.FromSlogHandler(config.Log.Handler()))
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { config.Log.Warn("tracing", "error", err.Error()) }))
-
 	over, giveUp := context.WithCancel(ctx) //nolint:gosec // Close calls it
-	provider := sdk.NewTracerProvider(sdk.WithResource(from), sdk.WithBatcher(&exporter{SpanExporter: to, log: config.Log, over: over}))
+	waiting := &queue{most: int64(e.queue), losses: &losses{log: config.Log, count: config.Lost}}
+	waiting.SpanProcessor = sdk.NewBatchSpanProcessor(&exporter{SpanExporter: to, queue: waiting, over: over}, sdk.WithMaxQueueSize(e.queue))
+	provider := sdk.NewTracerProvider(sdk.WithResource(from), sdk.WithSpanProcessor(waiting))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { config.Log.Warn("tracing", "error", err.Error()) }))
 	return &Tracing{
 		provider: provider,
 		tracer:   provider.Tracer("probed", trace.WithInstrumentationVersion(config.Vantage.Version)),
@@ -94,9 +100,24 @@ func Open(config Config) (*Tracing, error) {
 			otelgrpc.WithPropagators(e.propagator),
 			otelgrpc.WithPublicEndpointFn(func(ctx context.Context, _ *stats.RPCTagInfo) bool { return !config.Trusted(ctx) }),
 		),
+		losses: waiting.losses,
 		giveUp: giveUp,
 	}, nil
 }
+
+// messages is a handler of a log that has no more of a line than its message.
+type messages struct{ slog.Handler }
+
+// Handle leaves out the rest.
+func (h messages) Handle(ctx context.Context, line slog.Record) error {
+	return h.Handler.Handle(ctx, slog.NewRecord(line.Time, line.Level, "OpenTelemetry: "+line.Message, line.PC))
+}
+
+// WithAttrs leaves them out.
+func (h messages) WithAttrs([]slog.Attr) slog.Handler { return h }
+
+// WithGroup leaves it out.
+func (h messages) WithGroup(string) slog.Handler { return h }
 
 // origin is what is known of where spans are from.
 func origin(v service.Vantage) []attribute.KeyValue {
@@ -127,4 +148,5 @@ func (t *Tracing) Close(ctx context.Context) {
 	context.AfterFunc(ctx, t.giveUp)
 	// The exporter has told why.
 	_ = t.provider.Shutdown(context.WithoutCancel(ctx))
+	t.losses.end()
 }
