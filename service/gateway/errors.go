@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,8 @@ import (
 
 const (
 	errorDomain = "probed"
+	// requestIDHeader has the id of a call.
+	requestIDHeader = "Probe-Request-Id"
 	// endRetry is when to ask again after probed has ended.
 	endRetry = 2 * time.Second
 )
@@ -113,6 +116,7 @@ func statusOf(err error) *status.Status {
 var parseFunction = regexp.MustCompile(`strconv\.\w+: `)
 
 func writeStatus(w http.ResponseWriter, httpStatus int, s *status.Status) {
+	s = withRequestID(s, w.Header().Get(requestIDHeader))
 	w.Header().Set("Content-Type", "application/json")
 	setErrorHeaders(w, httpStatus, s)
 	text := append(statusJSON(s), '\n')
@@ -120,6 +124,16 @@ func writeStatus(w http.ResponseWriter, httpStatus int, s *status.Status) {
 	w.WriteHeader(httpStatus)
 	// A client that went away needs no error.
 	_, _ = w.Write(text)
+}
+
+// withRequestID is s with the id that stands in the header, for those who keep nothing but the body. Of a call it has it already,
+// unless the end of probed came in between.
+func withRequestID(s *status.Status, id string) *status.Status {
+	has := slices.ContainsFunc(s.Details(), func(detail any) bool { _, ok := detail.(*errdetails.RequestInfo); return ok })
+	if id == "" || has {
+		return s
+	}
+	return withDetails(s, &errdetails.RequestInfo{RequestId: id})
 }
 
 // setErrorHeaders sets those headers of an error that HTTP has for it.

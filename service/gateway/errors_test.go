@@ -3,9 +3,13 @@ package gateway
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"probed/internal/nettest"
@@ -127,6 +131,9 @@ func TestErrors(t *testing.T) {
 				if e.Code != tt.code || e.reason() != tt.reason || e.field() != tt.field || !strings.Contains(e.Message, tt.message) || e.Message == "" {
 					t.Errorf("code %d, reason %s, field %q; want %d, %s, %q, %q in the message: %s", e.Code, e.reason(), e.field(), tt.code, tt.reason, tt.field, tt.message, text)
 				}
+				if id := response.Header.Get("Probe-Request-Id"); e.requestID() != id {
+					t.Errorf("the header has the id %q: %s", id, text)
+				}
 				if !strings.HasSuffix(text, "}\n") || strings.Contains(text, "strconv") || strings.Contains(text, "proto:") {
 					t.Errorf("%q", text)
 				}
@@ -210,4 +217,30 @@ func FuzzReadBody(f *testing.F) {
 		}
 		_ = fieldIn(err.Error())
 	})
+}
+
+// An error of which the header has an id has it in its details as well, once.
+func TestRequestID(t *testing.T) {
+	t.Parallel()
+	const id = "5f0c8a52b1d6e937"
+	of := withDetails(requestError(codes.Unavailable, "x"), &errdetails.RequestInfo{RequestId: id})
+	for _, tt := range []struct {
+		name, header string
+		status       *status.Status
+		want         string
+		details      int
+	}{
+		{"no call", "", requestError(codes.NotFound, "x"), "", 1},
+		{"a call", id, of, id, 2},
+		{"a call that the end of probed came into", id, statusOf(status.Error(codes.Unavailable, "x")), id, 3},
+	} {
+		w := httptest.NewRecorder()
+		if tt.header != "" {
+			w.Header().Set("Probe-Request-Id", tt.header)
+		}
+		writeStatus(w, http.StatusServiceUnavailable, tt.status)
+		if e := parseError(t, w.Body.String()); e.reason() == "" || e.requestID() != tt.want || len(e.Details) != tt.details {
+			t.Errorf("%s: %s", tt.name, w.Body)
+		}
+	}
 }

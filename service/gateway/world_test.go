@@ -291,6 +291,7 @@ type rpcError struct {
 		Type            string `json:"@type"`
 		Reason          string `json:"reason"`
 		Domain          string `json:"domain"`
+		RequestID       string `json:"requestId"`
 		FieldViolations []struct {
 			Field string `json:"field"`
 		} `json:"fieldViolations"`
@@ -311,6 +312,16 @@ func (e rpcError) reason() string {
 	if len(e.Details) > 0 {
 		if d := e.Details[0]; d.Type == "type.googleapis.com/google.rpc.ErrorInfo" && d.Domain == "probed" {
 			return d.Reason
+		}
+	}
+	return ""
+}
+
+// requestID is that of the RequestInfo.
+func (e rpcError) requestID() string {
+	for _, d := range e.Details {
+		if d.Type == "type.googleapis.com/google.rpc.RequestInfo" {
+			return d.RequestID
 		}
 	}
 	return ""
