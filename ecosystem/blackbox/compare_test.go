@@ -183,7 +183,7 @@ func TestBesideExporter(t *testing.T) {
 		{module: "ssh", target: says("SSH-2.0-OpenSSH_9.2\r\n", true)},
 		{module: "ssh", target: says("hello\r\nSSH-2.0-late\r\n", true)},
 		{module: "ssh", target: says("SSH-2.0-no end of line", false)},
-		{module: "ssh_short", target: says("SSH-2.0-no end of line", true), differs: "a line without an end is tried when the peer is silent"},
+		{module: "ssh", target: says("SSH-2.0-no end of line", true), differs: "a line without an end is tried when the peer is silent"},
 		{module: "ssh", target: says("220 not ssh\r\n", false), reason: "EXPECT_FAILED", phase: "RECEIVE"},
 		{module: "ssh_short", target: says("220 not ssh\r\n", true), reason: "EXPECT_FAILED", phase: "RECEIVE"},
 		{module: "ssh_short", target: open.String(), reason: "RECEIVE_TIMEOUT", phase: "RECEIVE"},
