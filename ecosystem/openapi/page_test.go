@@ -3,6 +3,9 @@ package openapi
 import (
 	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -111,7 +114,8 @@ func (w *world) page(t *testing.T) {
 	const exchange = "operations-ExchangeService-ExchangeService_Exchange"
 	b.open(exchange)
 	b.write(exchange, `{"target": "tcp://`+w.echo.String()+`", "text": "hello"}`)
-	if status, text := b.execute(exchange); status != "200" || !strings.Contains(text, `aGVsbG8=`) || !strings.Contains(text, `"outcome"`) {
+	if status, text := b.execute(exchange); status != "200" || !strings.Contains(text, `aGVsbG8=`) || !strings.Contains(text, `"outcome"`) ||
+		strings.Contains(text, "can't parse") {
 		t.Errorf("an exchange: %s %s", status, text)
 	}
 	b.shot("exchange.png")
@@ -126,6 +130,18 @@ func (w *world) page(t *testing.T) {
 		t.Errorf("after a reload: %s", status)
 	}
 
+	// It is the same where a proxy puts something before its path.
+	target, err := url.Parse(w.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := httptest.NewServer(http.StripPrefix("/net/probed", httputil.NewSingleHostReverseProxy(target)))
+	defer front.Close()
+	b.do(chromedp.Navigate(front.URL + "/net/probed/"))
+	if status, text := b.execute(lookup); status != "401" || !strings.Contains(text, "ERROR_REASON_UNAUTHENTICATED") {
+		t.Errorf("behind a proxy: %s %s", status, text)
+	}
+
 	cancel()
 	listening.Wait()
 	s.mu.Lock()
@@ -135,7 +151,7 @@ func (w *world) page(t *testing.T) {
 		t.Errorf("only %v were asked for", asked)
 	}
 	for _, asked := range asked {
-		if u, err := url.Parse(asked); err != nil || u.Scheme+"://"+u.Host != w.url {
+		if !strings.HasPrefix(asked, w.url+"/") && !strings.HasPrefix(asked, front.URL+"/net/probed/") {
 			t.Errorf("the page asked for %s", asked)
 		}
 	}

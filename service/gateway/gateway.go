@@ -196,7 +196,7 @@ func (g *Gateway) bareRequests(next http.Handler) http.Handler {
 		ctx, leave, ok := g.config.Enter(r)
 		defer leave()
 		bare := r.WithContext(ctx) // a copy
-		bare.Header = http.Header{"Accept": r.Header.Values("Accept")}
+		bare.Header = http.Header{"Accept": r.Header.Values("Accept"), "If-None-Match": r.Header.Values("If-None-Match")}
 		switch {
 		case r.ContentLength == 0:
 		case !ok:

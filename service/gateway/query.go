@@ -57,7 +57,7 @@ var routes = sync.OnceValue(func() map[string]protoreflect.MessageDescriptor {
 })
 
 // checkQuery refuses query parameters that the generated handlers would silently pass over: a misspelt parameter changes
-// the question.
+// the question. Of a file nothing is asked.
 func checkQuery(next runtime.HandlerFunc) runtime.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request, pathParameters map[string]string) {
 		for field, value := range pathParameters {
@@ -66,7 +66,7 @@ func checkQuery(next runtime.HandlerFunc) runtime.HandlerFunc {
 				return
 			}
 		}
-		if r.URL.RawQuery != "" {
+		if r.URL.RawQuery != "" && !isFile(r) {
 			pattern, _ := runtime.HTTPPattern(r.Context())
 			message := routes()[r.Method+" "+strings.ReplaceAll(pattern.String(), "=*}", "}")]
 			if field, problem := queryProblem(message, r.URL.RawQuery, pathParameters); problem != "" {

@@ -10,4 +10,11 @@ SwaggerUIBundle({
   defaultModelsExpandDepth: 0,
   displayRequestDuration: true,
   tryItOutEnabled: true,
+  // Lines of JSON are shown as a list of it, which Swagger UI can read.
+  responseInterceptor: (response) => {
+    if (response.headers["content-type"] === "application/x-ndjson") {
+      response.text = "[" + response.text.trim().split("\n").join(",") + "]";
+    }
+    return response;
+  },
 });
