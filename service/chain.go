@@ -39,8 +39,9 @@ type Interceptors struct {
 
 // Links is the whole chain.
 type Links struct {
-	before Interceptors // does not look at messages
-	after  Interceptors // does
+	before  Interceptors // does not look at messages
+	after   Interceptors // does
+	unknown Interceptors // around calls of what is not here
 }
 
 // all is the chain as one link.
@@ -48,7 +49,7 @@ func (l Links) all() Interceptors { return joined(l.before, l.after) }
 
 // ServerOptions are the chain, the codec whose failures it tells, and others, as a gRPC server takes them.
 func (l Links) ServerOptions(others ...grpc.ServerOption) []grpc.ServerOption {
-	all, ids := l.all(), requestIDLink()
+	all := l.all()
 	return append([]grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.InTapHandle(hangUpTap),
@@ -56,7 +57,7 @@ func (l Links) ServerOptions(others ...grpc.ServerOption) []grpc.ServerOption {
 		grpc.UnaryInterceptor(all.Unary),
 		grpc.StreamInterceptor(func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			if server == nil { // nothing is called: its name, which could be any, is none to count calls by
-				return ids.Stream(server, stream, info, handler)
+				return l.unknown.Stream(server, stream, info, handler)
 			}
 			return all.Stream(server, decoding{stream}, info, handler)
 		}),
@@ -105,7 +106,11 @@ func Chain(config ChainConfig) (Links, error) {
 		vantageLink(config),         // after it, since not everybody is to know where this is
 		traceLink(config.Trace),     // after it, since strangers are not to load whom traces are sent to
 	)
-	return Links{before, validationLink()}, nil // last, so that handlers see nothing but valid requests
+	return Links{
+		before:  before,
+		after:   validationLink(), // last, so that handlers see nothing but valid requests
+		unknown: joined(requestIDLink(), identify, loggingLink(config.Logger)),
+	}, nil
 }
 
 // joined makes one link of several, the outermost first.
@@ -181,14 +186,19 @@ type streamWithContext struct {
 
 func (s *streamWithContext) Context() context.Context { return s.ctx }
 
+// NewRequestID returns the id of a request.
+func NewRequestID() string {
+	var random [8]byte
+	binary.BigEndian.PutUint64(random[:], rand.Uint64()) // names a line in a log; it guards nothing
+	return hex.EncodeToString(random[:])
+}
+
 // requestIDLink gives each request an id, which its answer carries, be it a refusal: vantageLink puts it into the header, since
 // to set a header twice costs twice, and what ends before that, this link. The trailer of a stream has it as well, for those
 // who see nothing but how it ended, and the details of an error, for those who see nothing but that.
 func requestIDLink() Interceptors {
 	begin := func(ctx context.Context) (context.Context, *request) {
-		var random [8]byte
-		binary.BigEndian.PutUint64(random[:], rand.Uint64()) // names a line in a log; it guards nothing
-		r := &request{Call: Call{ID: hex.EncodeToString(random[:]), Via: "grpc"}}
+		r := &request{Call: Call{ID: NewRequestID(), Via: "grpc"}}
 		if isLocal(ctx) {
 			r.Via = "rest"
 		}

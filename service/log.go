@@ -18,12 +18,15 @@ import (
 func loggingLink(logger *slog.Logger) Interceptors {
 	end := func(ctx context.Context, fullMethod string, begin time.Time, err error) {
 		level := levelOf(status.Code(err))
+		if level == slog.LevelInfo && guard.AccessTo(fullMethod) == guard.Public {
+			level = slog.LevelDebug // kubelets and load balancers ask every few seconds
+		}
 		if !logger.Enabled(ctx, level) {
 			return
 		}
 		r := requestOf(ctx)
 		attributes := append(who(ctx),
-			slog.String("method", strings.TrimPrefix(fullMethod, "/")),
+			slog.String("method", methodName(fullMethod)),
 			slog.String("code", codeName(err)),
 			slog.String("reason", r.Reason(err)),
 			slog.String("via", r.Via),
@@ -48,6 +51,14 @@ func loggingLink(logger *slog.Logger) Interceptors {
 			return err
 		},
 	}
+}
+
+// mostMethod is how many bytes are told of the name of a method: one that is not here is a caller's own.
+const mostMethod = 100
+
+func methodName(fullMethod string) string {
+	name := strings.TrimPrefix(fullMethod, "/")
+	return name[:min(len(name), mostMethod)]
 }
 
 // who says in the log which call it is, and whose.

@@ -252,6 +252,8 @@ func (s *server) assemble() error {
 			return calls.Enter(s.traceContextOf(credentialsOf(r), r))
 		},
 		Admits:          calls.Admits,
+		Answered:        s.answered,
+		RequestID:       service.NewRequestID,
 		MaxBody:         2 * int64(s.limits.MessageBytes), // as base64, and room around it
 		ExchangeTimeout: s.limits.ExchangeTimeout, ExchangeTimeoutMax: s.limits.ExchangeTimeoutMax,
 		Modules: func() blackbox.Modules { return s.rules.Load().modules },

@@ -138,6 +138,9 @@ func withRequestID(s *status.Status, id string) *status.Status {
 
 // setErrorHeaders sets those headers of an error that HTTP has for it.
 func setErrorHeaders(w http.ResponseWriter, httpStatus int, s *status.Status) {
+	if a, ok := w.(*boundedAnswer); ok {
+		a.reason = reasonOf(s)
+	}
 	if httpStatus == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110, section 11.6.1
 	}
@@ -147,6 +150,16 @@ func setErrorHeaders(w http.ResponseWriter, httpStatus int, s *status.Status) {
 			w.Header().Set("Retry-After", strconv.Itoa(int(seconds))) // RFC 9110, section 10.2.3
 		}
 	}
+}
+
+// reasonOf is the reason of an error, without the prefix of the contract.
+func reasonOf(s *status.Status) string {
+	for _, detail := range s.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			return strings.TrimPrefix(info.GetReason(), "ERROR_REASON_")
+		}
+	}
+	return ""
 }
 
 func statusJSON(s *status.Status) []byte {

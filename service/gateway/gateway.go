@@ -58,6 +58,11 @@ type Config struct {
 	// Admits tells, of the context of Enter, whether its caller may call the method of that full name at all, for what is told
 	// before there is a call. When it is false that call will be refused. Nil: everybody may.
 	Admits func(ctx context.Context, fullMethod string) bool
+	// Answered is called of each answer that is not that of a call, with the context of Enter, or that of the request when it
+	// was refused before. Nil: nobody is told.
+	Answered func(context.Context, Answer)
+	// RequestID makes the id of such an answer. Required with Answered.
+	RequestID func() string
 	// MaxBody is the most bytes of a request's body; 0: DefaultMaxBody.
 	MaxBody int64
 	// Patience is how long a client may take to send the body of a request, and again to read its answer; for the answer of
@@ -99,13 +104,19 @@ func New(config Config) (*Gateway, error) {
 	if config.Admits == nil {
 		config.Admits = func(context.Context, string) bool { return true }
 	}
+	enter := config.Enter
+	config.Enter = func(r *http.Request) (context.Context, func(), bool) {
+		ctx, leave, ok := enter(r)
+		answerOf(ctx).entered = ctx
+		return ctx, leave, ok
+	}
 	g := &Gateway{config: config, origins: http.NewCrossOriginProtection(), client: probev1.NewExchangeServiceClient(conn)}
 	for _, name := range config.AllowedHosts {
 		g.allowedHosts = append(g.allowedHosts, canonicalHost(name))
 	}
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{&runtime.JSONPb{MarshalOptions: marshal, UnmarshalOptions: unmarshal}}),
-		runtime.WithMiddlewares(checkQuery),
+		runtime.WithMiddlewares(notePattern, checkQuery),
 		runtime.WithErrorHandler(func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
 			if metadata, ok := runtime.ServerMetadataFromContext(ctx); ok {
 				copyHeader(w, metadata.HeaderMD)
@@ -155,6 +166,11 @@ func (g *Gateway) Close() error { return g.config.Conn.Close() }
 // ServeHTTP answers one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer := &boundedAnswer{ResponseWriter: w, patience: g.config.Patience}
+	if g.config.Answered != nil {
+		answer.newID, answer.entered = g.config.RequestID, r.Context()
+		r = r.WithContext(context.WithValue(r.Context(), answerKey{}, answer))
+		defer g.tell(answer, r, time.Now())
+	}
 	defer answer.crashed()
 	w = answer
 	w.Header().Set("X-Content-Type-Options", "nosniff")

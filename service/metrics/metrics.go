@@ -59,6 +59,7 @@ type Metrics struct {
 	strangers      *prometheus.CounterVec
 	expirations    *prometheus.GaugeVec
 	spansLost      prometheus.Counter
+	answers        *prometheus.CounterVec
 }
 
 const (
@@ -147,6 +148,9 @@ func New(version string) *Metrics {
 		expirations: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "probed_certificate_expiration_timestamp_seconds", Help: "When the certificate that a listener shows will have expired, or the first of its chain.",
 		}, []string{"listener"}),
+		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "probed_http_answers_total", Help: "Answers to REST requests that became no RPC, by the class of their HTTP status.",
+		}, []string{"status"}),
 		spansLost: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "probed_trace_spans_lost_total", Help: "Spans that the collector of traces did not take, or that found no room to wait for it.",
 		}),
@@ -174,6 +178,9 @@ func New(version string) *Metrics {
 		results.WithLabelValues(resultOK)
 		results.WithLabelValues(resultError)
 	}
+	for _, class := range classes {
+		m.answers.WithLabelValues(class)
+	}
 	m.rpcs.observe = m.observe
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "probed_build_info", Help: "Always 1; the labels tell which build this is.",
@@ -183,7 +190,7 @@ func New(version string) *Metrics {
 	m.registry.MustRegister(
 		m.dials, m.dialDuration, m.bytes, m.active, m.sessions, m.lookups, m.lookupDuration, m.decisions,
 		m.echoed, m.echoStreams, m.echoActive, m.insecure, m.limited, m.most, m.refused,
-		m.reloads, m.reloaded, m.reloadedAt, m.auditWrites, m.issuers, m.strangers, m.expirations, m.spansLost, info, m.rpcs,
+		m.reloads, m.reloaded, m.reloadedAt, m.auditWrites, m.issuers, m.strangers, m.expirations, m.answers, m.spansLost, info, m.rpcs,
 	)
 	return m
 }
@@ -310,6 +317,14 @@ func (m *Metrics) IssuerAsked(ok bool) { m.issuers.WithLabelValues(result(ok)).I
 
 // Unauthenticated counts a call of which it was not known who called.
 func (m *Metrics) Unauthenticated(reason string) { m.strangers.WithLabelValues(reason).Inc() }
+
+// classes are those of a status of HTTP that an answer has in the end.
+var classes = [...]string{"2xx", "3xx", "4xx", "5xx"}
+
+// Answered counts the answer to a REST request that became no RPC.
+func (m *Metrics) Answered(status int) {
+	m.answers.WithLabelValues(classes[min(max(status/100-2, 0), len(classes)-1)]).Inc()
+}
 
 // SpansLost counts spans that nobody gets.
 func (m *Metrics) SpansLost(spans int) { m.spansLost.Add(float64(spans)) }

@@ -126,7 +126,7 @@ func (w *world) series(t *testing.T, prefix string) map[string]float64 {
 	return found
 }
 
-var fromTheStart = regexp.MustCompile(`^probed_(sessions_active|sessions_total\{.*reason=(OK|INTERNAL)\}|(policy_decisions|limits_reached|unauthenticated)_total)`)
+var fromTheStart = regexp.MustCompile(`^probed_(sessions_active|sessions_total\{.*reason=(OK|INTERNAL)\}|(policy_decisions|limits_reached|unauthenticated|http_answers)_total)`)
 
 // A series that begins with its first event hides it from rate() and increase(): those with few labels, and those that
 // somebody may be woken by, are there before.
@@ -225,6 +225,9 @@ func TestSeries(t *testing.T) {
 	w.Limit("calls", 0, func() int { return 5 })
 	w.Ready(func() bool { return true })
 	w.SpansLost(3)
+	for _, status := range []int{400, 404, 503} {
+		w.Answered(status)
+	}
 	w.Certificate("grpc", time.Unix(4_000_000_000, 0))
 
 	want := map[string]float64{
@@ -237,6 +240,8 @@ func TestSeries(t *testing.T) {
 		"probed_limit_used{limit=calls}":                                        5,
 		"probed_limit_used{limit=sessions}":                                     3,
 		"probed_trace_spans_lost_total{}":                                       3,
+		"probed_http_answers_total{status=4xx}":                                 2,
+		"probed_http_answers_total{status=5xx}":                                 1,
 		"probed_ready{}":                                                        1,
 		"probed_config_reloads_total{result=error}":                             0,
 		"probed_config_reloads_total{result=ok}":                                0,
