@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -70,10 +71,17 @@ func TestEveryRequestIsLogged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		body, err := io.ReadAll(response.Body)
 		response.Body.Close()
+		if err != nil {
+			t.Error(err)
+		}
 		id := response.Header.Get("Probe-Request-Id")
 		if response.StatusCode != test.status || id == "" || want[id] != nil {
 			t.Errorf("%s %s: %s, id %q", test.method, test.path, response.Status, id)
+		}
+		if response.Header.Get("Content-Type") == "application/json" && test.status >= 400 && !strings.Contains(string(body), `"requestId":"`+id+`"`) {
+			t.Errorf("%s %s: without its id: %s", test.method, test.path, body)
 		}
 		want[id] = map[string]any{"method": test.logged, "reason": test.reason, "via": "rest", "remote": "127.0.0.1"}
 		if !test.called {

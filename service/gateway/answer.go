@@ -41,9 +41,6 @@ func answerOf(ctx context.Context) *boundedAnswer {
 	return &boundedAnswer{}
 }
 
-// requestIDHeader is that of the answer to a call, by which the answers are told apart that no call has given.
-const requestIDHeader = "Probe-Request-Id"
-
 // Answer is one to a request that has become no call, since it could not be read, or asks for what there is not, or comes from
 // where it may not.
 type Answer struct {
@@ -128,13 +125,18 @@ func (a *boundedAnswer) Write(p []byte) (int, error) {
 	return a.ResponseWriter.Write(p)
 }
 
+// identify gives an answer an id that has none, by which those are told apart that no call has given.
+func (a *boundedAnswer) identify() {
+	if a.newID != nil && a.Header().Get(requestIDHeader) == "" {
+		a.id = a.newID()
+		a.Header().Set(requestIDHeader, a.id)
+	}
+}
+
 func (a *boundedAnswer) begin(code int) {
 	if !a.begun {
 		a.begun, a.status = true, code
-		if a.newID != nil && a.Header().Get(requestIDHeader) == "" {
-			a.id = a.newID()
-			a.Header().Set(requestIDHeader, a.id)
-		}
+		a.identify()
 	}
 	if !a.bounded {
 		_ = a.SetWriteDeadline(time.Now().Add(a.patience)) // a connection without deadlines is none of a network

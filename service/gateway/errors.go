@@ -116,6 +116,9 @@ func statusOf(err error) *status.Status {
 var parseFunction = regexp.MustCompile(`strconv\.\w+: `)
 
 func writeStatus(w http.ResponseWriter, httpStatus int, s *status.Status) {
+	if a, ok := w.(*boundedAnswer); ok {
+		a.identify()
+	}
 	s = withRequestID(s, w.Header().Get(requestIDHeader))
 	w.Header().Set("Content-Type", "application/json")
 	setErrorHeaders(w, httpStatus, s)
