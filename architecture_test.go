@@ -170,7 +170,7 @@ var (
 	}
 	program = []string{
 		"go.yaml.in/yaml/v3",
-		"github.com/prometheus/client_golang", "github.com/spf13/cobra", "github.com/spf13/pflag",
+		"github.com/prometheus/client_golang", "github.com/rogpeppe/go-internal/lockedfile", "github.com/spf13/cobra", "github.com/spf13/pflag",
 		"golang.org/x/net/http2", "golang.org/x/sync",
 		"golang.org/x/sys", "golang.org/x/term", "google.golang.org/genproto", "google.golang.org/grpc", "google.golang.org/protobuf",
 		"sigs.k8s.io/yaml",

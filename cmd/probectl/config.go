@@ -4,10 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/rogpeppe/go-internal/lockedfile"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/structpb"
 )
@@ -36,8 +39,10 @@ Which server is asked: the one of the flags --server or --kube; else that of PRO
 or PROBECTL_KUBE; else the current one; else this machine. In --server and PROBECTL_SERVER a
 name of the file counts more than a host of that name, and HOST:PORT is always an address.
 --server= (with nothing) asks this machine. What the file says of a server counts less than
-a flag, and less than the environment unless --server has named it. Nothing of the file is
-used for a server that it does not name. As a plugin of kubectl there is no current server.`
+a flag, and less than the environment unless --server has named it. Who asks it, by token or
+certificate, is said by the file or a flag and never by the environment, whose token may be
+that of another server. Nothing of the file is used for a server that it does not name. As a
+plugin of kubectl there is no current server.`
 
 const configExample = `  probectl config set-server shop --server probed.shop --server-ca ca.pem --token-file token
   probectl config use-server shop
@@ -61,11 +66,21 @@ func newConfigCommand(t *tool) *cobra.Command {
 	return command
 }
 
-// changeServers reads the file, lets change do what it does, and writes it.
+// changeServers reads the file, lets change do what it does, and writes it; and no other probectl in between.
 func (t *tool) changeServers(change func(*serversFile) error) error {
 	f, err := t.servers()
 	if err != nil {
 		return err
+	}
+	if f.path != "" {
+		unlock, err := t.lockServers()
+		if err != nil {
+			return fmt.Errorf("cannot write the configuration file: %w", err)
+		}
+		defer unlock()
+		if f, err = t.servers(); err != nil {
+			return err
+		}
 	}
 	if err := change(f); err != nil {
 		return err
@@ -77,13 +92,32 @@ func (t *tool) changeServers(change func(*serversFile) error) error {
 	return err
 }
 
+// lockServers waits until no other probectl changes the file. The lock is on a file beside it, which stays, and ends with
+// the program, however that ends.
+func (t *tool) lockServers() (unlock func(), err error) {
+	path := behindLinks(t.serversPath)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	waiting := startProgress(t.stderr, t.stdout, func(elapsed time.Duration) string {
+		return fmt.Sprintf("waiting for another probectl, which changes %s, %v", path, elapsed)
+	})
+	defer waiting.stop()
+	return lockedfile.MutexAt(path + ".lock").Lock()
+}
+
 // servers reads the file.
 func (t *tool) servers() (*serversFile, error) {
 	f, err := readServers(t.serversPath)
 	if err != nil {
-		return nil, &exitError{exitFailed, "the configuration file: " + err.Error(), "Nothing else is read of it. Edit it, or move it away."}
+		return nil, wrongFile("the configuration file: " + err.Error())
 	}
 	return f, nil
+}
+
+// wrongFile is the failure of a question because of what the configuration file says: nothing that was typed is wrong.
+func wrongFile(text string) *exitError {
+	return &exitError{exitFailed, text, "Nothing else is read of it. Edit it, or move it away."}
 }
 
 // existing is that a file has a server of this name.

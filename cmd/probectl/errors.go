@@ -32,6 +32,24 @@ func (e *usageError) Error() string { return e.err.Error() }
 
 func (e *usageError) Unwrap() error { return e.err }
 
+// flagError is something wrong with what a flag names, wherever it was said.
+type flagError struct {
+	flag string
+	err  error // with the name of the flag
+}
+
+func (e *flagError) Error() string { return e.err.Error() }
+
+func (e *flagError) Unwrap() error { return e.err }
+
+// aboutFlag makes an error that of a flag.
+func aboutFlag(flag string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &flagError{flag, fmt.Errorf("--%s: %w", flag, err)}
+}
+
 // exitError ends the program with a code. An empty text: what there is to say has been said. Advice is what to do next.
 type exitError struct {
 	code         int

@@ -34,6 +34,28 @@ type guarded struct {
 	tokenInTheOpen      bool
 
 	tlsVariable, token string // of the environment: a token is no flag, since lists of processes show those
+
+	leftOut []string // variables of the environment that say who asks, and not for this server
+}
+
+// leaveOutEnvironment is for a server of the configuration file: who asks it is said by the file or by a flag. What the
+// environment says of that is meant for one server, nobody knows which, and a token of one is not shown to another.
+func (g *guarded) leaveOutEnvironment() {
+	if g.token != "" && !g.flags.Changed("token-file") && !g.flags.Changed("service-account") {
+		g.leftOut = append(g.leftOut, "PROBECTL_TOKEN")
+	}
+	g.token = ""
+	for _, given := range []struct {
+		value          *string
+		flag, variable string
+	}{
+		{&g.tokenFile, "token-file", "PROBECTL_TOKEN_FILE"}, {&g.cert, "server-cert", "PROBECTL_SERVER_CERT"}, {&g.key, "server-key", "PROBECTL_SERVER_KEY"},
+	} {
+		if *given.value != "" && !g.flags.Changed(given.flag) {
+			g.leftOut = append(g.leftOut, given.variable)
+			*given.value = ""
+		}
+	}
 }
 
 // implyingTLS are the flags that make no sense without TLS.
@@ -134,7 +156,7 @@ func (g *guarded) config() (*tls.Config, error) {
 			config.RootCAs, err = authorities(g.ca, text)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("--server-ca: %w", err)
+			return nil, aboutFlag("server-ca", err)
 		}
 	} else {
 		roots.Load()
@@ -149,15 +171,15 @@ func (g *guarded) config() (*tls.Config, error) {
 	}
 	certificate, err := readPEM(g.cert)
 	if err != nil {
-		return nil, fmt.Errorf("--server-cert: %w", err)
+		return nil, aboutFlag("server-cert", err)
 	}
 	key, err := readPEM(g.key)
 	if err != nil {
-		return nil, fmt.Errorf("--server-key: %w", err)
+		return nil, aboutFlag("server-key", err)
 	}
 	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
 	if err != nil {
-		return nil, fmt.Errorf("--server-cert %s, --server-key %s: %w", g.cert, g.key, err)
+		return nil, &flagError{"server-key", fmt.Errorf("--server-cert %s, --server-key %s: %w", g.cert, g.key, err)}
 	}
 	config.Certificates = []tls.Certificate{pair}
 	return config, nil

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // As a plugin of kubectl this program has another name: kubectl runs what is called kubectl-probectl for the command
@@ -48,6 +50,9 @@ var ownName = regexp.MustCompile(`(?m)(^  |\| )probectl `)
 // explain is the function of this name, and calls this program in the advice what it is run as.
 func (t *tool) explain(err error) (code int, text, advice string) {
 	code, text, advice = explain(err)
+	if s, ok := status.FromError(err); err != nil && ok && s.Code() == codes.Unauthenticated {
+		advice += t.aboutLeftOut()
+	}
 	if t.plugin != "" {
 		advice = strings.ReplaceAll(advice, ": probectl ", ": kubectl "+t.plugin+" ")
 	}

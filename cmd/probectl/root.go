@@ -142,10 +142,7 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 			if asksNobody(command) {
 				return nil
 			}
-			if err := t.checkServer(); err != nil {
-				return &usageError{err}
-			}
-			return nil
+			return t.settleServer()
 		},
 		RunE: func(root *cobra.Command, _ []string) error { return root.Help() },
 	}
@@ -215,14 +212,12 @@ func newRootCommand(t *tool, getenv func(string) string) *cobra.Command {
 	return root
 }
 
-// asksNobody tells whether a command is about this program alone, so that it works whatever is said about servers.
+// asksNobody tells whether a command is about this program alone, so that it works whatever is said about servers; version
+// is about it first of all.
 func asksNobody(command *cobra.Command) bool {
-	if client := command.Flags().Lookup("client"); client != nil && client.Value.String() == "true" {
-		return true
-	}
 	for ; command.HasParent(); command = command.Parent() {
 		switch command.Name() {
-		case "help", "completion", "config":
+		case "help", "completion", "config", "version":
 			return true
 		}
 	}
@@ -231,6 +226,15 @@ func asksNobody(command *cobra.Command) bool {
 
 // local tells whether this machine answers.
 func (t *tool) local() bool { return t.server == "" && t.kube.probed == "" }
+
+// settleServer is checkServer, with errors for run: wrong usage, unless it is the configuration file that is wrong.
+func (t *tool) settleServer() error {
+	err := t.checkServer()
+	if _, told := errors.AsType[*exitError](err); err == nil || told {
+		return err
+	}
+	return &usageError{err}
+}
 
 // checkServer settles who answers, and is what is wrong with the flags about that. A flag counts more than the
 // environment.

@@ -232,7 +232,7 @@ type door struct {
 func (t *tool) dial(ctx context.Context, to door) (*server, error) {
 	transport, options, err := t.guarded.options(to.certificateName, to.token)
 	if err != nil {
-		return nil, &usageError{t.chosen.blame(err)}
+		return nil, t.chosen.blame(err)
 	}
 	if t.verbose {
 		options = append(options, grpc.WithStatsHandler(attempts{t.stderr}))
@@ -263,10 +263,22 @@ func (t *tool) dial(ctx context.Context, to door) (*server, error) {
 	return &server{conn: conn, where: t.chosen.where("probed at " + to.address), via: to.via, close: func() { _ = conn.Close() }}, nil
 }
 
+// aboutLeftOut adds to advice on who asks that the environment says it, and was not heard.
+func (t *tool) aboutLeftOut() string {
+	if t.chosen.name == "" || len(t.guarded.leftOut) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\n%s is not for %s: who asks a server of the configuration file is said by the file, or by a flag.",
+		strings.Join(t.guarded.leftOut, " and "), t.chosen)
+}
+
 // aboutNames adds to a failure to connect what the configuration file has to do with it.
 func (t *tool) aboutNames(failure *exitError) *exitError {
 	switch {
 	case t.chosen.name != "":
+		if strings.Contains(failure.advice, "--server-cert") {
+			failure.advice += t.aboutLeftOut()
+		}
 		failure.advice += fmt.Sprintf("\nIt is %s of %s.", t.chosen, t.chosen.file)
 		if t.chosen.by == "" {
 			failure.advice = strings.Replace(failure.advice, otherProbed, ".", 1) +

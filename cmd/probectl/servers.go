@@ -109,10 +109,16 @@ func readServers(path string) (*serversFile, error) {
 	if path == "" {
 		return f, nil
 	}
-	file, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return f, nil
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular(): // a pipe would be waited for
+		return nil, fmt.Errorf("%s is no regular file", path)
 	}
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -191,8 +197,10 @@ func (f *serversFile) parseServers(node *yaml.Node) error {
 				return f.wrong(key.key, "%s has one value: leave it out if there is none", key.name)
 			}
 			given := setting{key.name, key.value.Value, key.key.Line}
-			if slices.Contains(keysOfFiles[:], given.key) && !filepath.IsAbs(given.value) {
-				given.value = filepath.Join(filepath.Dir(f.path), given.value)
+			if slices.Contains(keysOfFiles[:], given.key) {
+				if given.value, err = f.fileName(given.value); err != nil {
+					return f.wrong(key.key, "%s: %v", key.name, err)
+				}
 			}
 			s.settings = append(s.settings, given)
 		}
@@ -202,6 +210,21 @@ func (f *serversFile) parseServers(node *yaml.Node) error {
 		f.servers = append(f.servers, s)
 	}
 	return nil
+}
+
+// fileName is the absolute name of a file that this one names.
+func (f *serversFile) fileName(name string) (string, error) {
+	if below, ok := strings.CutPrefix(name, "~/"); ok {
+		home, err := os.UserHomeDir()
+		return filepath.Join(home, below), err
+	}
+	switch {
+	case strings.HasPrefix(name, "~"):
+		return "", errors.New("of what begins with ~, only ~/ is known here")
+	case filepath.IsAbs(name):
+		return name, nil
+	}
+	return filepath.Join(filepath.Dir(f.path), name), nil
 }
 
 // pair is a key of a mapping and its value.
@@ -262,13 +285,33 @@ func (s *namedServer) check() (line int, err error) {
 			_, err = serverAddress(given.value)
 		case "kube":
 			var namespace string
-			namespace, _, err = parseKube(given.value)
-			if other := s.get("namespace"); namespace != "" && other != "" && other != namespace {
+			var which selection
+			namespace, which, err = parseKube(given.value)
+			switch other := s.get("namespace"); {
+			case err != nil:
+			case namespace != "" && other != "" && other != namespace:
 				err = fmt.Errorf("%s and the key namespace name two namespaces", given.value)
+			case which.service == "" && s.transport() == "TLS" && s.get("server-name") == "":
+				err = errors.New("with labels nobody knows whom the certificate must be for: say it with server-name")
 			}
 		case "server-tls", "token-over-plaintext":
-			if given.value != "true" && given.value != "false" {
+			switch {
+			case given.value != "true" && given.value != "false":
 				err = errors.New("it is one of true, false")
+			case given.key == "server-tls" && given.value == "false" && slices.ContainsFunc(implyingTLS[:], func(key string) bool { return s.get(key) != "" }):
+				err = errors.New("false does not go with the other keys about TLS")
+			}
+		case "server-cert":
+			if s.get("server-key") == "" {
+				err = errors.New("it goes with server-key, the key of that certificate")
+			}
+		case "server-key":
+			if s.get("server-cert") == "" {
+				err = errors.New("it goes with server-cert, the certificate that it is the key of")
+			}
+		case "token-file":
+			if s.get("service-account") != "" {
+				err = errors.New("it and service-account are two ways to a token: have one of them")
 			}
 		case "connect-timeout":
 			if d, e := time.ParseDuration(given.value); e != nil || d <= 0 {
@@ -277,6 +320,8 @@ func (s *namedServer) check() (line int, err error) {
 		default:
 			if slices.Contains(keysOfCluster[:], given.key) && s.get("kube") == "" {
 				err = errors.New("it is about a cluster, and goes with kube")
+			} else if kind := map[string]*regexp.Regexp{"namespace": namespaceName, "service-account": objectName}[given.key]; kind != nil && !kind.MatchString(given.value) {
+				err = fmt.Errorf("%s is not the name of one", given.value)
 			}
 		}
 		if err != nil {
@@ -438,10 +483,7 @@ func (f *serversFile) write() error {
 	if err := (&serversFile{path: f.path, text: text.Bytes()}).parse(); err != nil {
 		return &usageError{withoutLine(f.path, err)}
 	}
-	path := f.path
-	if behind, err := filepath.EvalSymlinks(path); err == nil {
-		path = behind // a link stays one
-	}
+	path := behindLinks(f.path)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -463,6 +505,14 @@ func (f *serversFile) write() error {
 	return nil
 }
 
+// behindLinks is the file that a path leads to: a link to it stays one.
+func behindLinks(path string) string {
+	if behind, err := filepath.EvalSymlinks(path); err == nil {
+		return behind
+	}
+	return path
+}
+
 // withoutLine is an error about the file as it would be, whose lines nobody has seen.
 func withoutLine(path string, err error) error {
 	text := strings.TrimPrefix(err.Error(), path+":")
@@ -479,6 +529,7 @@ type chosen struct {
 	name string // of a server in the file
 	by   string // what named it: --server, PROBECTL_SERVER; empty: it is the current one
 	file string
+	keys []string // that count, since nothing else says what they do
 }
 
 // String tells a person which server that is; empty when it has no name.
@@ -500,12 +551,19 @@ func (c chosen) where(place string) string {
 	return place + ", " + c.String()
 }
 
-// blame adds to an error about flags where they may come from.
+// blame makes an error about flags one about the command line, or about the file, if that is what says so.
 func (c chosen) blame(err error) error {
-	if c.name == "" || err == nil {
-		return err
+	if err == nil {
+		return nil
 	}
-	return fmt.Errorf("%w (%s of %s)", err, c, c.file)
+	about, ok := errors.AsType[*flagError](err)
+	if c.name != "" {
+		err = fmt.Errorf("%w (%s of %s)", err, c, c.file)
+	}
+	if ok && slices.Contains(c.keys, about.flag) {
+		return &exitError{exitFailed, err.Error(), "Mend that file, or say something else: probectl config set-server " + c.name + " --" + about.flag + " …"}
+	}
+	return &usageError{err}
 }
 
 // which tells who is asked: the server, its name in the configuration file, and by what it is the one.
@@ -538,15 +596,15 @@ func (t *tool) address() string {
 	return t.server
 }
 
-// variablesOf are those of the environment that say what a key of a server does.
-var variablesOf = map[string][]string{
-	"server-tls": {"PROBECTL_SERVER_TLS"}, "server-ca": {"PROBECTL_SERVER_CA"}, "server-cert": {"PROBECTL_SERVER_CERT"},
-	"server-key": {"PROBECTL_SERVER_KEY"}, "server-name": {"PROBECTL_SERVER_NAME"},
-	"token-file": {"PROBECTL_TOKEN_FILE", "PROBECTL_TOKEN"}, "service-account": {"PROBECTL_TOKEN_FILE", "PROBECTL_TOKEN"},
+// variablesOf are those of the environment that say what a key of a server does, but for those about who asks, see
+// [guarded.leaveOutEnvironment].
+var variablesOf = map[string]string{
+	"server-tls": "PROBECTL_SERVER_TLS", "server-ca": "PROBECTL_SERVER_CA", "server-name": "PROBECTL_SERVER_NAME",
 }
 
 // takeNamed finds the server in the file, if it is one of those that is to be asked, and makes its keys what the flags of
-// these names say: those that are given count more, and so does the environment unless a flag has named the server.
+// these names say: those that are given count more, and so does the environment unless a flag has named the server. Who
+// asks the environment does not say.
 func (t *tool) takeNamed() error {
 	flags := t.kube.flags
 	name, by := t.server, "PROBECTL_SERVER"
@@ -559,9 +617,9 @@ func (t *tool) takeNamed() error {
 	if _, err := netip.ParseAddr(name); err == nil || t.kube.probed != "" || by == "--server" && name == "" || strings.Contains(name, ":") {
 		return nil // which no name of the file can be
 	}
-	f, err := readServers(t.serversPath)
+	f, err := t.servers()
 	if err != nil {
-		return fmt.Errorf("the configuration file: %w", err)
+		return err
 	}
 	if by == "" {
 		name = f.current
@@ -569,28 +627,31 @@ func (t *tool) takeNamed() error {
 	s := f.find(name)
 	switch {
 	case s == nil && by == "" && name != "":
-		return fmt.Errorf("the current server is missing: %w", f.unknown(name))
+		return &exitError{exitFailed, "the current server is missing: " + f.unknown(name).Error(),
+			"Choose another: probectl config use-server NAME, or --none, so that this machine answers."}
 	case s == nil:
 		t.otherServers = f.names()
 		return nil
 	}
-	t.chosen = chosen{name, by, f.path}
+	t.chosen = chosen{name: name, by: by, file: f.path}
 	t.server, t.kube.probed = s.get("server"), s.get("kube")
+	defer t.guarded.leaveOutEnvironment()
 	given := map[string]bool{}
 	for _, key := range serverKeys {
 		given[key] = flags.Changed(key)
 	}
 	for _, setting := range s.settings {
 		key := setting.key
-		variable := by != "--server" && slices.ContainsFunc(variablesOf[key], func(name string) bool { return t.getenv(name) != "" })
+		variable := by != "--server" && variablesOf[key] != "" && t.getenv(variablesOf[key]) != ""
 		switch {
 		case key == "server", key == "kube", given[key], variable:
 		case key == "service-account" && given["token-file"], key == "token-file" && given["service-account"]: // another way to a token
 		case given["server-tls"] && !t.guarded.tls && slices.Contains(implyingTLS[:], key):
 		default:
 			if err := flags.Set(key, setting.value); err != nil {
-				return fmt.Errorf("%s:%d: %w", f.path, setting.line, err)
+				return wrongFile(fmt.Sprintf("%s:%d: %v", f.path, setting.line, err))
 			}
+			t.chosen.keys = append(t.chosen.keys, key)
 		}
 	}
 	return nil

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -28,6 +31,28 @@ func TestOtherServers(t *testing.T) {
 		if got := tool.aboutNames(&exitError{}).advice; got != want {
 			t.Errorf("%s: %q, want %q", server, got, want)
 		}
+	}
+}
+
+// TestChangesAtTheSameTime: none of them is lost.
+func TestChangesAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	config := filepath.Join(t.TempDir(), "new", "config.yaml")
+	getenv := func(name string) string { return map[string]string{"PROBECTL_CONFIG": config}[name] }
+	const changes = 20
+	var changing sync.WaitGroup
+	for i := range changes {
+		changing.Go(func() {
+			var stderr strings.Builder
+			args := []string{"config", "set-server", fmt.Sprintf("s%d", i), "--server", "192.0.2.1"}
+			if code := run(t.Context(), "probectl", args, nil, io.Discard, &stderr, getenv); code != exitYes {
+				t.Errorf("%d: %d, %s", i, code, stderr.String())
+			}
+		})
+	}
+	changing.Wait()
+	if f, err := readServers(config); err != nil || len(f.servers) != changes {
+		t.Errorf("%d servers, want %d; %v", len(f.servers), changes, err)
 	}
 }
 

@@ -19,7 +19,7 @@ func (g *guarded) bearerToken() (string, error) {
 		return "", nil
 	case g.flags.Changed("token-file"):
 		token, err := readToken(g.tokenFile)
-		return token, prefixed("--token-file", err)
+		return token, aboutFlag("token-file", err)
 	case g.tokenFile != "" && g.token != "":
 		return "", errors.New("PROBECTL_TOKEN and PROBECTL_TOKEN_FILE are both set: unset the one that is not meant")
 	case g.tokenFile != "":

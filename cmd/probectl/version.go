@@ -20,7 +20,8 @@ func newVersionCommand(t *tool) *cobra.Command {
 		Use:   "version",
 		Short: "Which probectl is this, and which probed answers?",
 		Long: `Tell the version of this probectl, of the Go it was built with, and its platform; and, where
-a probed is named, its version, and by what it is named. With --client nobody is asked.`,
+a probed is named, its version, and by what it is named. With --client nobody is asked, and the
+configuration file not read.`,
 		Example: `  probectl version
   probectl version --client -o json
   probectl --server probed.shop version`,
@@ -39,6 +40,13 @@ a probed is named, its version, and by what it is named. With --client nobody is
 
 // tellVersion tells the versions at both ends. That of a server that does not answer is an error, told behind our own.
 func (t *tool) tellVersion(ctx context.Context, client bool) error {
+	var failure error
+	if !client {
+		failure = t.settleServer()
+	}
+	if _, usage := errors.AsType[*usageError](failure); usage {
+		return failure
+	}
 	platform := runtime.GOOS + "/" + runtime.GOARCH
 	fields := map[string]*structpb.Value{
 		"version": structpb.NewStringValue(buildVersion()), "go": structpb.NewStringValue(runtime.Version()), "platform": structpb.NewStringValue(platform),
@@ -46,8 +54,7 @@ func (t *tool) tellVersion(ctx context.Context, client bool) error {
 	if t.format == formatTable {
 		t.stdout.table("VERSION GO PLATFORM", [][]string{{buildVersion(), runtime.Version(), platform}})
 	}
-	var failure error
-	if !client && !t.local() {
+	if failure == nil && !client && !t.local() {
 		var answer *probev1.DescribeVantageResponse
 		if answer, failure = t.askVantage(ctx); failure == nil {
 			server := t.which()
