@@ -20,8 +20,8 @@ func newVersionCommand(t *tool) *cobra.Command {
 		Use:   "version",
 		Short: "Which probectl is this, and which probed answers?",
 		Long: `Tell the version of this probectl, of the Go it was built with, and its platform; and, where
-a probed is named, its version, and by what it is named. With --client nobody is asked, and the
-configuration file not read.`,
+a probed is named, its version, and by what it is named. With --client nobody is asked, and
+the configuration file not read.`,
 		Example: `  probectl version
   probectl version --client -o json
   probectl --server probed.shop version`,
