@@ -1,16 +1,12 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -18,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"probed/service/names"
+	"probed/service/resolve"
 )
 
 // What may stand at the cursor. A completer is asked at each press of a key, so it answers out of tables within this
@@ -411,7 +408,7 @@ var recordTypes = []cobra.Completion{
 }
 
 // question is the completer of what stands behind the name of a question to DNS.
-func question(_ *cobra.Command, typed string) ([]cobra.Completion, bool) {
+func (t *tool) question(command *cobra.Command, typed string) ([]cobra.Completion, bool) {
 	if !strings.HasPrefix(typed, "@") {
 		if typed != "" && strings.ToLower(typed) == typed {
 			var lower []cobra.Completion
@@ -424,60 +421,45 @@ func question(_ *cobra.Command, typed string) ([]cobra.Completion, bool) {
 		return append(slices.Clone(recordTypes), "@\ta name server"), true
 	}
 	var servers []cobra.Completion
-	text, _ := os.ReadFile("/etc/resolv.conf") // where there is none, nothing is known
-	for line := range strings.Lines(string(text)) {
-		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "nameserver" {
-			servers = append(servers, described("@"+fields[1], "of /etc/resolv.conf"))
-		}
+	for _, server := range t.here(command).Resolver.Nameservers {
+		servers = append(servers, described("@"+server.Addr().String(), "of this machine"))
 	}
 	return servers, true
 }
 
+// here is this machine's interfaces and name servers, as it tells them of itself; nothing where another one answers.
+func (t *tool) here(command *cobra.Command) *resolve.Vantage {
+	if t.takeNamed() == nil && t.local() {
+		if vantage, err := resolve.New(resolve.Config{}).Vantage(command.Context()); err == nil {
+			return vantage
+		}
+	}
+	return &resolve.Vantage{}
+}
+
 // interfaces is the completer of an interface of this machine, if that is what answers.
-func (t *tool) interfaces(*cobra.Command, string) ([]cobra.Completion, bool) {
+func (t *tool) interfaces(command *cobra.Command, _ string) ([]cobra.Completion, bool) {
 	var candidates []cobra.Completion
-	for name, addresses := range t.localAddresses() {
-		candidates = append(candidates, described(name, strings.Join(addresses, " ")))
+	for _, i := range t.here(command).Interfaces {
+		addresses := make([]string, 0, len(i.Addresses))
+		for _, address := range i.Addresses {
+			addresses = append(addresses, address.Addr().String())
+		}
+		candidates = append(candidates, described(i.Name, strings.Join(addresses, " ")))
 	}
 	slices.Sort(candidates)
 	return candidates, true
 }
 
 // sources is the completer of an address of this machine, if that is what answers.
-func (t *tool) sources(*cobra.Command, string) ([]cobra.Completion, bool) {
+func (t *tool) sources(command *cobra.Command, _ string) ([]cobra.Completion, bool) {
 	var candidates []cobra.Completion
-	local := t.localAddresses()
-	for _, name := range slices.Sorted(maps.Keys(local)) {
-		for _, address := range local[name] {
-			candidates = append(candidates, described(address, name))
+	for _, i := range t.here(command).Interfaces {
+		for _, address := range i.Addresses {
+			candidates = append(candidates, described(address.Addr().String(), i.Name))
 		}
 	}
 	return candidates, true
-}
-
-// localAddresses is the addresses of each interface; none where another machine answers.
-func (t *tool) localAddresses() map[string][]string {
-	if t.takeNamed() != nil || !t.local() {
-		return nil
-	}
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		return nil
-	}
-	found := make(map[string][]string)
-	for _, i := range interfaces {
-		found[i.Name] = []string{}
-		addresses, err := i.Addrs()
-		if err != nil {
-			continue
-		}
-		for _, address := range addresses {
-			if network, ok := address.(*net.IPNet); ok {
-				found[i.Name] = append(found[i.Name], network.IP.String())
-			}
-		}
-	}
-	return found
 }
 
 // serverNames is the completer of a server of the configuration file.
@@ -491,60 +473,4 @@ func (t *tool) serverNames(*cobra.Command, string) ([]cobra.Completion, bool) {
 		candidates = append(candidates, described(s.name, s.where()))
 	}
 	return candidates, true
-}
-
-// kubectlPatience is how long kubectl may take to complete something.
-const kubectlPatience = time.Second
-
-// fromKubectl is what kubectl prints a line each, without the kind before the slash; nothing if it takes too long.
-func (t *tool) fromKubectl(ctx context.Context, args ...string) []cobra.Completion {
-	ctx, cancel := context.WithTimeout(ctx, kubectlPatience)
-	defer cancel()
-	text, err := t.kube.kubectl.run(ctx, args...)
-	if err != nil {
-		return nil
-	}
-	var candidates []cobra.Completion
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
-		if _, name, found := strings.Cut(line, "/"); found && args[0] == "get" {
-			line = name
-		}
-		if line != "" {
-			candidates = append(candidates, line)
-		}
-	}
-	return candidates
-}
-
-func (t *tool) kubeContexts(command *cobra.Command, _ string) ([]cobra.Completion, bool) {
-	return t.fromKubectl(command.Context(), "config", "get-contexts", "--output=name"), true
-}
-
-func (t *tool) kubeNamespaces(command *cobra.Command, _ string) ([]cobra.Completion, bool) {
-	k := t.kube.kubectl
-	t.kube.kubectl.namespace = "" // which is being typed
-	defer func() { t.kube.kubectl = k }()
-	return t.fromKubectl(command.Context(), "get", "namespaces", "--output=name"), true
-}
-
-func (t *tool) kubeServiceAccounts(command *cobra.Command, _ string) ([]cobra.Completion, bool) {
-	if namespace, _, err := parseKube(t.kube.probed); err == nil && namespace != "" && t.kube.kubectl.namespace == "" {
-		t.kube.kubectl.namespace = namespace
-	}
-	return t.fromKubectl(command.Context(), "get", "serviceaccounts", "--output=name"), true
-}
-
-// kubeServices is the completer of --kube: a Service, or a namespace to go on with.
-func (t *tool) kubeServices(command *cobra.Command, typed string) ([]cobra.Completion, bool) {
-	if namespace, _, found := strings.Cut(typed, "/"); found {
-		t.kube.kubectl.namespace = namespace
-		return prefixedWith(namespace+"/", t.fromKubectl(command.Context(), "get", "services", "--output=name")), true
-	}
-	candidates := t.fromKubectl(command.Context(), "get", "services", "--output=name")
-	namespaces, _ := t.kubeNamespaces(command, typed)
-	for _, namespace := range namespaces {
-		candidates = append(candidates, namespace+"/\ta namespace")
-	}
-	return candidates, len(namespaces) == 0
 }

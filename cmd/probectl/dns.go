@@ -25,7 +25,7 @@ The exit code is 0 if the answer is NOERROR and has a record in its answer secti
   probectl dns example.org MX --transport tcp
   probectl dns kubernetes.default.svc.cluster.local AAAA @10.96.0.10`,
 		Args:              cobra.RangeArgs(1, 3),
-		ValidArgsFunction: arguments(hosts, question, question), //nolint:gocritic // TYPE and @SERVER stand in any order
+		ValidArgsFunction: arguments(hosts, t.question, t.question), //nolint:gocritic // TYPE and @SERVER stand in any order
 		RunE: func(command *cobra.Command, args []string) error {
 			if err := dnsArguments(request, args); err != nil {
 				return &usageError{err}
